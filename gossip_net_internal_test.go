@@ -1,0 +1,426 @@
+package peercache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// gossipNet is a network in memory, for bubbles: packets are buffered, streams are
+// pipes. A host that is down sends and receives nothing, and dials to it hang.
+type gossipNet struct {
+	mu      sync.Mutex
+	streams map[string]*memListener
+	packets map[string]*memPackets
+	down    map[string]bool
+}
+
+func newGossipNet() *gossipNet {
+	return &gossipNet{streams: map[string]*memListener{}, packets: map[string]*memPackets{}, down: map[string]bool{}}
+}
+
+func (n *gossipNet) setDown(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.down[addr] = true
+}
+
+func (n *gossipNet) network() *Network {
+	return &Network{
+		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			n.mu.Lock()
+			l := n.streams[addr]
+			if n.down[addr] {
+				l = nil
+			}
+			n.mu.Unlock()
+			here, there := net.Pipe()
+			if l != nil {
+				select {
+				case l.conns <- there:
+					return here, nil
+				case <-l.closed:
+				case <-ctx.Done():
+				}
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+		Listen: func(_, addr string) (net.Listener, error) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.streams[addr] = &memListener{net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)), make(chan net.Conn), make(chan struct{})}
+			return n.streams[addr], nil
+		},
+		ListenPacket: func(_, addr string) (net.PacketConn, error) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.packets[addr] = &memPackets{nil, n, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)), make(chan memPacket, 100), make(chan struct{})}
+			return n.packets[addr], nil
+		},
+	}
+}
+
+type memListener struct {
+	addr   net.Addr
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (l *memListener) Addr() net.Addr { return l.addr }
+func (l *memListener) Close() error   { close(l.closed); return nil }
+
+func (l *memListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+type memPacket struct {
+	b    []byte
+	from net.Addr
+}
+
+type memPackets struct {
+	net.PacketConn // nil: deadlines are not used
+	net            *gossipNet
+	addr           net.Addr
+	queue          chan memPacket
+	closed         chan struct{}
+}
+
+func (p *memPackets) Close() error { close(p.closed); return nil }
+
+func (p *memPackets) ReadFrom(b []byte) (int, net.Addr, error) {
+	select {
+	case got := <-p.queue:
+		return copy(b, got.b), got.from, nil
+	case <-p.closed:
+		return 0, nil, net.ErrClosed
+	}
+}
+
+func (p *memPackets) WriteTo(b []byte, to net.Addr) (int, error) {
+	p.net.mu.Lock()
+	defer p.net.mu.Unlock()
+	if q := p.net.packets[to.String()]; q != nil && !p.net.down[to.String()] && !p.net.down[p.addr.String()] {
+		select {
+		case q.queue <- memPacket{slices.Clone(b), p.addr}:
+		default:
+		}
+	}
+	return len(b), nil
+}
+
+// bubbleGossip runs f in a bubble, and lets memberlist's goroutines end in it.
+func bubbleGossip(t *testing.T, f func(t *testing.T, start func(name string, host int) *gossip, network *gossipNet)) {
+	synctest.Test(t, func(t *testing.T) {
+		network := newGossipNet()
+		t.Cleanup(func() { time.Sleep(time.Minute) }) // runs last
+		f(t, func(name string, host int) *gossip {
+			c := newGossipConfig(name)
+			c.bind = fmt.Sprintf("10.0.0.%d:7946", host)
+			c.network = network.network()
+			return startGossip(t, c)
+		}, network)
+	})
+}
+
+func TestSilenceIsTakenForDeath(t *testing.T) {
+	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, network *gossipNet) {
+		var all []*gossip
+		var names []string
+		for i := range 8 {
+			g := start(fmt.Sprint("n", i), i)
+			names = append(names, fmt.Sprintf("http://n%d joining", i))
+			if i > 0 {
+				joinGossip(t, g, all[0].addr())
+			}
+			all = append(all, g)
+		}
+		for _, g := range all {
+			awaitStates(t, g, time.Minute, strings.Join(names, ", ")) // packets may miss one, full exchanges do not
+		}
+		time.Sleep(time.Minute)
+		if got, want := states(all[0]), strings.Join(names, ", "); got != want {
+			t.Errorf("after a quiet minute the members are %s, want %s", got, want)
+		}
+		network.setDown(all[7].addr())
+		begin := time.Now()
+		for _, g := range all[:7] {
+			awaitStates(t, g, time.Minute, strings.Join(names[:7], ", "))
+		}
+		took := time.Since(begin)
+		t.Logf("all had noticed after %v", took)
+		if least := 2 * time.Second; took < least {
+			t.Errorf("noticed after %v: a pause of %v is to be forgiven", took, least)
+		}
+	})
+}
+
+func TestRestartIsSeenAtOnce(t *testing.T) {
+	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, _ *gossipNet) {
+		a, old := start("a", 1), start("b", 2)
+		joinGossip(t, old, a.addr())
+		old.setState(stateActive)
+		awaitStates(t, a, time.Second, "http://a joining, http://b active")
+		old.stop()
+
+		again := start("b", 2)
+		joinGossip(t, again, a.addr())
+		synctest.Wait()
+		if got, want := states(a), "http://a joining, http://b joining"; got != want {
+			t.Errorf("to a peer the members are %s, want %s", got, want)
+		}
+		if got, want := states(again), "http://a joining, http://b joining"; got != want {
+			t.Errorf("to the restarted process, which still hears of its former self, they are %s, want %s", got, want)
+		}
+		time.Sleep(10 * time.Second) // the former process's death is noticed
+		if got, want := states(a), "http://a joining, http://b joining"; got != want {
+			t.Errorf("10 s later the members are %s, want %s", got, want)
+		}
+	})
+}
+
+func TestStopEndsLeaveAndJoin(t *testing.T) {
+	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, _ *gossipNet) {
+		a, b := start("a", 1), start("b", 2)
+		joinGossip(t, b, a.addr())
+		begin := time.Now()
+		var calls sync.WaitGroup
+		calls.Go(func() {
+			if err := b.leave(time.Hour); !errors.Is(err, errGossipStopped) {
+				t.Errorf("leave = %v, want %v", err, errGossipStopped)
+			}
+		})
+		calls.Go(func() {
+			if n, err := b.join([]string{"10.0.0.99:7946"}); n != 0 || err == nil {
+				t.Errorf("join = %d, %v, want 0 and an error", n, err)
+			}
+		})
+		synctest.Wait()
+		b.stop()
+		calls.Wait()
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("they ended after %v, want at once", took)
+		}
+		time.Sleep(time.Hour) // memberlist's Leave
+	})
+}
+
+func TestLeaveIsBoundedAndHasNoWayBack(t *testing.T) {
+	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, _ *gossipNet) {
+		a, b := start("a", 1), start("b", 2)
+		joinGossip(t, b, a.addr())
+		begin := time.Now()
+		if err := b.leave(0); err == nil { // sooner than a packet is sent
+			t.Error("leave(0) = nil, want an error")
+		}
+		if took := time.Since(begin); took > time.Millisecond {
+			t.Errorf("leave(0) took %v, want at most %v", took, time.Millisecond)
+		}
+		awaitStates(t, a, time.Second, "http://a joining")
+		time.Sleep(5 * time.Minute) // memberlist has forgotten that it ever was
+		b.setState(stateActive)
+		if err := b.leave(time.Second); err != nil {
+			t.Errorf("leave again: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if got, want := states(a), "http://a joining"; got != want {
+			t.Errorf("at the other the members are %s, want %s", got, want)
+		}
+	})
+}
+
+func TestDeadSeedsDoNotAddUp(t *testing.T) {
+	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, _ *gossipNet) {
+		a, b := start("a", 1), start("b", 2)
+		var seeds []string
+		for i := range gossipConcurrentJoins {
+			seeds = append(seeds, fmt.Sprintf("10.0.1.%d:7946", i))
+		}
+		seeds[7] = a.addr()
+		begin := time.Now()
+		if n, err := b.join(seeds); n != 1 || err != nil {
+			t.Errorf("join = %d, %v, want 1, nil", n, err)
+		}
+		if took := time.Since(begin); took > gossipStreamTimeout {
+			t.Errorf("join took %v, want at most %v", took, gossipStreamTimeout)
+		}
+	})
+}
+
+func TestPeerThatReadsNothingEndsJoin(t *testing.T) {
+	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, network *gossipNet) {
+		b := start("b", 2)
+		l, err := network.network().Listen("tcp", "10.0.0.1:7946")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var conn net.Conn
+		var accept sync.WaitGroup
+		accept.Go(func() { conn, err = l.Accept() })
+		begin := time.Now()
+		if n, err := b.join([]string{"10.0.0.1:7946"}); n != 0 || err == nil {
+			t.Errorf("join = %d, %v, want 0 and an error", n, err)
+		}
+		if took := time.Since(begin); took > gossipStreamTimeout {
+			t.Errorf("join took %v, want at most %v", took, gossipStreamTimeout)
+		}
+		accept.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("the stream after that: %v, want %v: it stays open", err, io.EOF)
+		}
+	})
+}
+
+func TestBrokenListenerDoesNotSpin(t *testing.T) {
+	bubbleGossip(t, func(t *testing.T, _ func(string, int) *gossip, network *gossipNet) {
+		broken := network.network()
+		listen := broken.Listen
+		var tries int
+		broken.Listen = func(network, addr string) (net.Listener, error) {
+			l, err := listen(network, addr)
+			return brokenListener{l, func() { tries++ }}, err
+		}
+		var logged recordedLog
+		c := newGossipConfig("a")
+		c.bind, c.network, c.logger = "10.0.0.1:7946", broken, slog.New(&logged)
+		g := startGossip(t, c)
+		time.Sleep(time.Minute)
+		begin := time.Now()
+		g.stop()
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("stop took %v, want none", took)
+		}
+		if tries < 60 || tries > 75 {
+			t.Errorf("Accept was called %d times in a minute, want about 68: one a second", tries)
+		}
+		want := []string{"WARN gossip: accepting a stream: accept: too many open files"}
+		for range 5 {
+			want = append(want, want[0]+" suppressed=")
+		}
+		for i := range logged.lines {
+			logged.lines[i] = strings.TrimRight(logged.lines[i], "0123456789")
+		}
+		if diff := cmp.Diff(want, logged.lines); diff != "" {
+			t.Errorf("logged (-want +got):\n%s", diff)
+		}
+	})
+}
+
+type brokenListener struct {
+	net.Listener
+	tried func()
+}
+
+func (l brokenListener) Accept() (net.Conn, error) {
+	l.tried()
+	return nil, fmt.Errorf("accept: %w", syscall.EMFILE)
+}
+
+func TestCloseClosesOpenStreams(t *testing.T) {
+	s, err := listenGossip(osNetwork(), "127.0.0.1:0", func(slog.Level, string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.serve(func([]byte, net.Addr, time.Time) {})
+	dialled, err := s.dial(s.bound.String(), 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted := <-s.streams
+	s.close()
+	s.close()
+	for _, conn := range []net.Conn{dialled, accepted} {
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Read after close: %v, want %v", err, net.ErrClosed)
+		}
+	}
+}
+
+func TestGossipGoesToHostsOnly(t *testing.T) {
+	for addr, want := range map[string]string{
+		"10.0.0.1:7946":           "10.0.0.1:7946",
+		"127.0.0.1:1":             "127.0.0.1:1",
+		"[::1]:7946":              "[::1]:7946",
+		"[::ffff:10.0.0.1]:7946":  "10.0.0.1:7946",
+		"169.254.169.254:80":      "",
+		"[::ffff:169.254.0.1]:80": "",
+		"[fe80::1]:7946":          "",
+		"[fe80::1%eth0]:7946":     "",
+		"224.0.0.1:7946":          "",
+		"[ff02::1]:7946":          "",
+		"0.0.0.0:7946":            "",
+		"[::]:7946":               "",
+		"10.0.0.1:0":              "",
+		"10.0.0.1":                "",
+		"cache.example.com:7946":  "",
+		"name/10.0.0.1:7946":      "",
+	} {
+		got, err := parseGossipAddr(addr)
+		if want == "" && err == nil {
+			t.Errorf("parseGossipAddr(%q) = %v, want an error", addr, got)
+		}
+		if want != "" && (err != nil || got.String() != want) {
+			t.Errorf("parseGossipAddr(%q) = %v, %v, want %s", addr, got, err, want)
+		}
+	}
+}
+
+func TestStreamThatComesAfterCloseIsClosed(t *testing.T) {
+	s, err := listenGossip(osNetwork(), "127.0.0.1:0", func(slog.Level, string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.close()
+	here, there := net.Pipe()
+	if _, err := s.keep(here); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("keep after close = %v, want %v", err, net.ErrClosed)
+	}
+	if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the other end: %v, want %v", err, io.EOF)
+	}
+	if _, err := s.dial("127.0.0.1:1", time.Second); err == nil {
+		t.Error("dial after close succeeded")
+	}
+}
+
+func TestFailureToSendCountsAgainstThePeer(t *testing.T) {
+	s, err := listenGossip(osNetwork(), "127.0.0.1:0", func(slog.Level, string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	s.conn = failingPackets{s.conn}
+	for _, addr := range []string{"127.0.0.1:1", "169.254.169.254:80", "<nil>:7946"} {
+		err := s.send([]byte("x"), addr)
+		op, ok := errors.AsType[*net.OpError](err)
+		if !ok || op.Op != "write" || !strings.HasPrefix(op.Net, "udp") {
+			t.Errorf("send to %s: error %#v, want a *net.OpError of an udp write, as memberlist looks for", addr, err)
+		}
+	}
+}
+
+type failingPackets struct{ net.PacketConn }
+
+func (failingPackets) WriteTo([]byte, net.Addr) (int, error) { return 0, io.ErrClosedPipe }

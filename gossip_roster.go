@@ -1,0 +1,193 @@
+package peercache
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// A roster is what gossip believes of the cluster: this process, as it wants to be
+// seen, and everybody who is taken for alive. peers.go fills it from memberlist's
+// events; it knows nothing of memberlist itself.
+type roster struct {
+	name     string        // this process's gossip name
+	signal   chan struct{} // room for one: what changed returns
+	rejected atomic.Int64
+
+	// mu is a leaf: memberlist holds its own lock when it calls us, and takes it in
+	// every one of its methods. Nothing is called with mu held.
+	mu struct {
+		sync.Mutex
+		self   member
+		meta   []byte // self encoded; replaced, never written to
+		told   []byte // what memberlist tells others of this process
+		joins  uint64
+		peers  map[string]peerRecord // by gossip name, without self
+		frozen bool                  // nothing changes any more
+	}
+}
+
+// A peerRecord holds copies: a *memberlist.Node is written to by memberlist, under
+// a lock of its own, for as long as it lives.
+type peerRecord struct {
+	member
+	addr   string
+	joined uint64 // counts up: tells which of two joined later
+	err    error  // why it is no member of this ring; nil for most
+}
+
+func newRoster(self member) (*roster, error) {
+	meta, err := self.meta()
+	if err != nil {
+		return nil, err
+	}
+	r := &roster{name: self.gossipName(), signal: make(chan struct{}, 1)}
+	r.mu.self = self
+	r.mu.meta = meta
+	r.mu.peers = make(map[string]peerRecord)
+	return r, nil
+}
+
+// members returns all processes of the cluster that are believed alive, this one
+// included, sorted by URL; the slice is the caller's.
+//
+// A URL appears once. Of several processes with one URL (a restart whose death
+// nobody has noticed yet, or a mistake) it is the one that joined last, as this
+// process saw it: whoever needs the truth asks who answers there. This process's own
+// URL is always itself, since a restarted process hears of its former self after its
+// own start.
+func (r *roster) members() []member {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	latest := make(map[string]peerRecord, 1+len(r.mu.peers))
+	for _, p := range r.mu.peers {
+		if q, ok := latest[p.url]; p.err == nil && (!ok || p.joined > q.joined) {
+			latest[p.url] = p
+		}
+	}
+	latest[r.mu.self.url] = peerRecord{member: r.mu.self}
+	list := make([]member, 0, len(latest))
+	for _, p := range latest {
+		list = append(list, p.member)
+	}
+	slices.SortFunc(list, func(a, b member) int { return cmp.Compare(a.url, b.url) })
+	return list
+}
+
+// addrs returns the gossip addresses of all others that are alive, sorted; also of
+// those whose meta data keeps them out of members.
+func (r *roster) addrs() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	set := make(map[string]struct{}, len(r.mu.peers))
+	for _, p := range r.mu.peers {
+		set[p.addr] = struct{}{}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+// changed returns the channel that has a value after any change of members. It is
+// for one reader, and never closed.
+func (r *roster) changed() <-chan struct{} { return r.signal }
+
+// rejections counts the members that were kept out because of their meta data, each
+// time they changed it.
+func (r *roster) rejections() int64 { return r.rejected.Load() }
+
+// change sets this process's state and reports whether that is news to tell.
+func (r *roster) change(s state) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	self := r.mu.self
+	self.state = s
+	meta, err := self.meta()
+	if err != nil || r.mu.frozen || self == r.mu.self { // newRoster has seen all that can be wrong
+		return false
+	}
+	r.mu.self, r.mu.meta = self, meta
+	return true
+}
+
+// meta returns what others are to know of this process.
+func (r *roster) meta() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.meta
+}
+
+// toTell reports whether others are told something else than meta.
+func (r *roster) toTell() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !bytes.Equal(r.mu.meta, r.mu.told)
+}
+
+// tells notes that memberlist tells others meta of this process.
+func (r *roster) tells(meta []byte) {
+	meta = bytes.Clone(meta)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.told = meta
+}
+
+// put notes that the process called name is alive, at addr, and says meta of itself.
+// The error says why it is kept out of members. put keeps nothing of meta.
+func (r *roster) put(name, addr string, meta []byte, joined bool) error {
+	m, err := parseMeta(meta)
+	if err == nil && m.gossipName() != name {
+		err = errors.New("its name and its meta data do not match")
+	}
+	r.mu.Lock()
+	frozen := r.mu.frozen
+	if !frozen {
+		p, known := r.mu.peers[name]
+		if joined || !known {
+			r.mu.joins++
+			p.joined = r.mu.joins
+		}
+		p.member, p.addr, p.err = m, addr, err
+		r.mu.peers[name] = p
+	}
+	r.mu.Unlock()
+	if frozen {
+		return nil
+	}
+	if err != nil {
+		r.rejected.Add(1)
+	}
+	notify(r.signal)
+	return err
+}
+
+// drop notes that the process called name has left or is dead.
+func (r *roster) drop(name string) {
+	r.mu.Lock()
+	_, known := r.mu.peers[name]
+	known = known && !r.mu.frozen
+	if known {
+		delete(r.mu.peers, name)
+	}
+	r.mu.Unlock()
+	if known {
+		notify(r.signal)
+	}
+}
+
+// freeze makes everything stay as it is.
+func (r *roster) freeze() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.frozen = true
+}
+
+// notify makes a channel with room for one hold a value.
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
