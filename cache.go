@@ -1,0 +1,337 @@
+// Package peercache lets the processes of a service share one cache. Each
+// process embeds it; there is no server to run. Gossip tells the processes of
+// each other, consistent hashing gives every key one owner, a miss is loaded
+// once by the owner however many callers wait in however many processes, and
+// everybody else fetches the value from the owner over HTTP.
+//
+// # The life of a Get
+//
+// A value that is in this process's memory and fresh is returned. Else the
+// callers of one key share one flight, each waiting on its own context. The
+// flight asks the key's owner, which is found without talking to anyone: all
+// processes compute the same table from the same members. The owner answers
+// from its memory or runs the loader, once for all who ask. What this process
+// got it keeps for a while as a copy. If the owner is dead or silent the next
+// owner in line acts for it, the same one for everybody; if that fails too the
+// loader runs here. An error of the loader is an answer like any other: it
+// travels back, and nobody else tries.
+//
+// # A cache for one process, and for many
+//
+//	users := peercache.New("users", peercache.TTL(time.Minute, db.User), nil)
+//	u, err := users.Get(ctx, "gopher")
+//
+// is all it takes within one process. To share the cache, make a [Node] in each
+// process, mount its handler, and let it [Node.Join] the others.
+//
+// Package cachetest runs a whole cluster in memory, for tests.
+package peercache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"regexp"
+	"time"
+)
+
+// A Loader produces the value for a key, on the node that owns it, once however
+// many callers wait. It is called concurrently for different keys.
+//
+// The value is served for ttl; 0 means [Options].MaxTTL, and a negative ttl
+// gives it to the callers that wait and keeps nothing. An error that is or wraps
+// [ErrNotFound] says that the key has no value: a ttl above 0 beside it remembers
+// that for ttl, 0 means Options.NotFoundTTL. Other errors reach the callers that
+// wait, on every node, and are not remembered.
+//
+// ctx ends at Options.LoadTimeout and when the cache is closed, never because
+// callers went away: the value will be wanted again. It carries the values of the
+// local call that began the load, if there was one; they do not cross the wire
+// and may have outlived their request, so that a transaction has no place there.
+//
+// A loader that panics or calls runtime.Goexit gives its callers a [*PanicError].
+type Loader[V any] func(ctx context.Context, key string) (v V, ttl time.Duration, err error)
+
+// TTL returns a Loader that serves what load returns for ttl. It remembers a
+// key that is not found only as [Options].NotFoundTTL says.
+func TTL[V any](ttl time.Duration, load func(ctx context.Context, key string) (V, error)) Loader[V] {
+	if load == nil {
+		panic("peercache: TTL needs a load function")
+	}
+	return func(ctx context.Context, key string) (V, time.Duration, error) {
+		v, err := load(ctx, key)
+		if err != nil {
+			return v, 0, err
+		}
+		return v, ttl, nil
+	}
+}
+
+// Options configures a cache. A nil *Options and the zero value of each field
+// mean the defaults. New copies it.
+//
+// The nodes of a cluster should give a cache the same options, but nothing
+// breaks while they differ, as during a deploy: each process limits what it
+// holds itself.
+type Options struct {
+	// Node is this process's place in a cluster. Nil makes a cache for this
+	// process alone; it owns no goroutine and needs no Close.
+	Node *Node
+
+	// MaxBytes bounds the keys, values and bookkeeping held by this process,
+	// at every moment. Default 64 MiB; negative keeps nothing.
+	MaxBytes int64
+
+	// MaxTTL caps the life of any entry. Default 1 hour.
+	MaxTTL time.Duration
+
+	// NotFoundTTL is how long it is remembered that a key was not found, where
+	// the loader does not say. Default 0: not at all.
+	NotFoundTTL time.Duration
+
+	// HotTTL is how long a copy of another node's entry may be served.
+	// Default 10 seconds; negative keeps no copies.
+	HotTTL time.Duration
+
+	// LoadTimeout is how long the loader may take. Default 10 seconds.
+	LoadTimeout time.Duration
+
+	// Codec turns values into bytes and back. By default []byte, string and
+	// ByteView are taken as they are, protocol buffer messages use Proto, and
+	// all else JSON.
+	Codec Codec
+}
+
+const (
+	defaultMaxBytes    = 64 << 20
+	defaultMaxTTL      = time.Hour
+	defaultHotTTL      = 10 * time.Second
+	defaultLoadTimeout = 10 * time.Second
+)
+
+// withDefaults returns a copy of o in which every field says what it means.
+func (o *Options) withDefaults() Options {
+	var opts Options
+	if o != nil {
+		opts = *o
+	}
+	checkCodec(opts.Codec)
+	if opts.MaxBytes == 0 {
+		opts.MaxBytes = defaultMaxBytes
+	}
+	if opts.MaxTTL <= 0 {
+		opts.MaxTTL = defaultMaxTTL
+	}
+	if opts.HotTTL == 0 {
+		opts.HotTTL = defaultHotTTL
+	}
+	if opts.LoadTimeout <= 0 {
+		opts.LoadTimeout = defaultLoadTimeout
+	}
+	return opts
+}
+
+// A Cache holds values of type V by key. All its methods are safe for concurrent
+// use. Keys have 1 to 1,024 bytes, any bytes; encoded values have up to 16 MiB.
+//
+// Values of type []byte are copied on their way in and out; ByteView and string
+// are not. Any other V is encoded once, when it is loaded or set, and decoded
+// once for each process that reads it; the decoded value is shared by all of its
+// readers, who must not change it. A cache without a node keeps the loader's own
+// value instead.
+type Cache[V any] struct {
+	engine *engine
+	form   form[V]
+}
+
+var validName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// New returns a cache whose values come from load. The name tells the caches of
+// a node apart, and all nodes must use the same for the same cache: 1 to 64 of
+// A-Z a-z 0-9 . _ and -. A value whose encoding changes needs a new name.
+//
+// New panics if load is nil, the name is bad, a cache of that name exists on the
+// node, or only one half of a Codec is given.
+func New[V any](name string, load Loader[V], opts *Options) *Cache[V] {
+	if load == nil {
+		panic(fmt.Sprintf("peercache: New(%q) needs a loader", name))
+	}
+	if !validName.MatchString(name) {
+		panic(fmt.Sprintf("peercache: cache name %q is not 1 to 64 of A-Z a-z 0-9 . _ -", name))
+	}
+	o := opts.withDefaults()
+	c := &Cache[V]{form: formOf[V](o.Codec)}
+	c.engine = newEngine(name, o)
+	c.engine.loader = func(ctx context.Context, key string) (item, time.Duration, error) {
+		v, ttl, err := load(ctx, key)
+		if err != nil {
+			return item{}, ttl, err
+		}
+		it, err := c.pack(v)
+		return it, ttl, err
+	}
+	if decode := c.form.decode; decode != nil {
+		c.engine.decode = func(bytes string) (any, error) { return decode(bytes) }
+	}
+	if o.Node != nil && !o.Node.register(c.engine) {
+		panic(fmt.Sprintf("peercache: the node has a cache named %q already", name))
+	}
+	return c
+}
+
+// Get returns the value for key, from memory or by a load.
+//
+// It waits no longer than ctx and then returns ctx's error; the load goes on for
+// others. The loader's error is returned as it is, or within a [*PeerError] if
+// the loader ran on another node. A key that has no value gives an error that
+// is [ErrNotFound].
+func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
+	it, err := c.engine.get(ctx, key)
+	if err != nil {
+		var zero V
+		return zero, err
+	}
+	return c.unpack(key, it)
+}
+
+// GetMany returns the values for keys, as Get does for one, with one request to
+// each node that owns some of them. Keys that are not found are left out.
+//
+// The map holds whatever could be had, also beside an error. The error joins one
+// [*PeerError] for each key that failed, and errors.Is and errors.As see
+// through it.
+func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, error) {
+	values := make(map[string]V, len(keys))
+	var errs []error
+	for key, out := range c.engine.getMany(ctx, keys) {
+		if out.err == nil {
+			v, err := c.unpack(key, out.item)
+			if err == nil {
+				values[key] = v
+				continue
+			}
+			out.err = err
+		}
+		if errors.Is(out.err, ErrNotFound) {
+			continue
+		}
+		if out.peer == "" {
+			out.err = &PeerError{Peer: c.engine.self(), Key: key, Err: out.err}
+		}
+		errs = append(errs, out.err)
+	}
+	return values, errors.Join(errs...)
+}
+
+// Peek returns the value for key if this process holds it and it is fresh. It
+// asks nobody, loads nothing, and counts nothing.
+func (c *Cache[V]) Peek(key string) (V, bool) {
+	var zero V
+	it, ok := c.engine.store.peek(key)
+	if !ok || it.absent {
+		return zero, false
+	}
+	v, err := c.unpack(key, it)
+	return v, err == nil
+}
+
+// Set stores v for key at the node that owns it and then has all others drop
+// what they hold. ttl is as a loader's: 0 means MaxTTL, and a negative one
+// removes the key. The value replaces what a load that began before would bring.
+//
+// When Set returns nil every node has confirmed. A [*PartialError] names those
+// that did not within 2 seconds; then the others may have dropped the key
+// instead of taking v. ctx bounds only the wait: the change takes effect here
+// and is sent even if ctx has ended.
+//
+// Prefer Remove where several writers change the same thing: the value of a
+// writer that was overtaken may arrive last.
+func (c *Cache[V]) Set(ctx context.Context, key string, v V, ttl time.Duration) error {
+	if ttl < 0 {
+		return c.Remove(ctx, key)
+	}
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	it, err := c.pack(v)
+	if err != nil {
+		return err
+	}
+	return c.engine.set(ctx, key, it, ttl)
+}
+
+// Remove drops keys on all nodes, the owners first, and with them whatever a
+// load that is under way would bring. Keys that nobody holds are no error.
+//
+// When Remove returns nil every node has confirmed. A [*PartialError] names
+// those that did not within 2 seconds. ctx bounds only the wait, as with Set.
+func (c *Cache[V]) Remove(ctx context.Context, keys ...string) error {
+	return c.engine.remove(ctx, keys)
+}
+
+// Close drops what the cache holds, ends the contexts of its loads, and frees
+// its name on the node. Whoever waits or calls later gets [ErrClosed]. Closing
+// is optional, and closing again does nothing.
+func (c *Cache[V]) Close() { c.engine.close() }
+
+// Name returns the name given to New.
+func (c *Cache[V]) Name() string { return c.engine.name }
+
+// Owner returns the URL of the node that owns key: this one before it joins and
+// after it leaves, "" for a cache without a node.
+func (c *Cache[V]) Owner(key string) string { return c.engine.owner(key) }
+
+// Keys iterates, in no order, over the keys whose values this process holds,
+// copies included. It counts as no use, and the loop's body may call the cache.
+func (c *Cache[V]) Keys() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for key, it := range c.engine.store.items.All(now()) {
+			if !it.absent && !yield(key) {
+				return
+			}
+		}
+	}
+}
+
+// Stats returns what the cache has counted, and how much it holds.
+func (c *Cache[V]) Stats() Stats { return c.engine.stats() }
+
+// pack makes an item of a value.
+func (c *Cache[V]) pack(v V) (item, error) {
+	bytes, err := c.form.encode(v)
+	if err != nil {
+		return item{}, err
+	}
+	if err := checkValue(len(bytes)); err != nil {
+		return item{}, err
+	}
+	it := item{bytes: bytes, size: len(bytes)}
+	switch {
+	case c.form.view != nil:
+	case c.engine.node == nil:
+		it.bytes, it.decoded = "", madeOf(v)
+	default:
+		it.decoded = new(decoded)
+	}
+	return it, nil
+}
+
+// unpack returns the value of an item. The first reader of an item in this
+// process decodes it for all.
+func (c *Cache[V]) unpack(key string, it item) (V, error) {
+	if c.form.view != nil {
+		return c.form.view(it.bytes), nil
+	}
+	decoded, err := it.decoded.get(it.bytes, c.engine.decode)
+	if err != nil {
+		c.engine.store.forget(key) // the next Get may find better bytes
+		var zero V
+		return zero, err
+	}
+	if it.bytes != "" && !it.inflated {
+		c.engine.store.inflate(key, it)
+	}
+	v, _ := decoded.(V) // only a nil of an interface type is no V
+	return v, nil
+}

@@ -1,0 +1,475 @@
+package peercache
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// The traffic between peers as plain HTTP: one POST for each request, a frame in,
+// frames out. What the requests mean is in serve.go and invalidate.go.
+
+const (
+	// dialTimeout bounds a connection and its handshake. Within a data centre
+	// it takes well under a millisecond; 250 ms forgive one lost packet.
+	dialTimeout = 250 * time.Millisecond
+
+	// silenceTimeout is how long a peer that was asked may send nothing, and
+	// beatInterval how often one that is loading says that it is alive. Three
+	// beats fit, so that a lost packet (200 ms until it is sent again) is no
+	// death.
+	silenceTimeout = 300 * time.Millisecond
+	beatInterval   = 100 * time.Millisecond
+
+	// slowestLink is the bytes a second that a large request is allowed for, on
+	// top of silenceTimeout (arbitrary: a tenth of a gigabit link).
+	slowestLink = 12 << 20
+
+	// bodyTimeout bounds how long a request may take to arrive, and a part of
+	// an answer to be taken.
+	bodyTimeout = 5 * time.Second
+
+	// flushBytes is how much of an answer is collected before it is sent.
+	flushBytes = 1 << 20
+)
+
+var (
+	errSilent = fmt.Errorf("peercache: the peer was silent for %v", silenceTimeout)
+	errForged = errors.New("peercache: the answer does not fit the request")
+)
+
+// hello is what this node says of itself in every request and answer.
+func (n *Node) hello() *wire.Hello {
+	return &wire.Hello{
+		Protocol:  wire.Protocol,
+		Cluster:   n.opts.Cluster,
+		Url:       n.self.url,
+		Boot:      n.self.boot,
+		Constants: ringConstants(),
+		Ring:      n.view().table.Digest(),
+	}
+}
+
+// check says what forbids to work for a peer that says hello.
+func (n *Node) check(h *wire.Hello) (wire.Status, string) {
+	switch {
+	case h.GetProtocol() != wire.Protocol:
+		return wire.Status_WRONG_VERSION, fmt.Sprintf("this node speaks version %d, not %d", wire.Protocol, h.GetProtocol())
+	case h.GetCluster() != n.opts.Cluster:
+		return wire.Status_WRONG_CLUSTER, fmt.Sprintf("this node is in cluster %q, not %q", n.opts.Cluster, h.GetCluster())
+	case h.GetConstants() != ringConstants():
+		return wire.Status_WRONG_VERSION, "the constants of the protocol differ"
+	default:
+		return wire.Status_OK, ""
+	}
+}
+
+// Handler returns the handler that answers this node's peers, and the pattern to
+// mount it at, made of the path of the node's URL:
+//
+//	mux.Handle(node.Handler())
+//
+// It takes a single path and no subtree, so that it fits beside any other route.
+// It sets deadlines of its own on the connections of the requests it answers.
+func (n *Node) Handler() (pattern string, h http.Handler) {
+	return "POST " + n.path, http.HandlerFunc(n.serve)
+}
+
+// serve answers one request of a peer.
+func (n *Node) serve(w http.ResponseWriter, r *http.Request) {
+	if status, text := n.refuse(r); status != 0 {
+		http.Error(w, text, status)
+		return
+	}
+	rw := &responder{w: w, control: http.NewResponseController(w)}
+	defer rw.release()
+	var req wire.Request
+	if err := rw.read(r.Body, &req); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	rw.pending = &wire.Response{Hello: n.hello()}
+	w.Header().Set("Content-Type", wire.ContentType)
+	w.Header().Set("Cache-Control", "no-store")
+	status, text := n.check(req.GetHello())
+	if status == wire.Status_OK && n.view().left {
+		status, text = wire.Status_DRAINING, "this node has left"
+	}
+	if status == wire.Status_OK {
+		status, text = n.perform(r.Context(), rw, &req)
+	}
+	rw.pending.Status, rw.pending.Text = status, text
+	rw.flush()
+}
+
+// refuse says what about a request is not a peer's. Browsers have no business
+// here: they name the site they act for, and a name that was rebound to this
+// address shows in the host.
+func (n *Node) refuse(r *http.Request) (status int, text string) {
+	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	switch {
+	case r.Method != http.MethodPost:
+		return http.StatusMethodNotAllowed, "POST only"
+	case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "":
+		return http.StatusForbidden, "not for browsers"
+	case !strings.EqualFold(r.Host, n.host):
+		return http.StatusMisdirectedRequest, "another host than this node's URL names"
+	case mediaType != wire.ContentType:
+		return http.StatusUnsupportedMediaType, "the Content-Type must be " + wire.ContentType
+	default:
+		return 0, ""
+	}
+}
+
+// perform does what a request asks for and returns the status of the whole.
+func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (wire.Status, string) {
+	e := n.cache(req.GetCache())
+	switch op := req.GetOp().(type) {
+	case *wire.Request_Get:
+		if e == nil {
+			return wire.Status_UNKNOWN_CACHE, ""
+		}
+		if len(op.Get.GetKeys()) > wire.MaxKeys {
+			return wire.Status_BAD_REQUEST, fmt.Sprintf("more than %d keys", wire.MaxKeys)
+		}
+		return n.performGet(ctx, rw, e, op.Get.GetKeys()), ""
+	case *wire.Request_Set:
+		if e == nil {
+			return wire.Status_UNKNOWN_CACHE, ""
+		}
+		return e.accepts(wire.String(op.Set.GetKey()), answer{value: wire.String(op.Set.GetValue()), ttl: millis(op.Set.GetTtlMs())}), ""
+	case *wire.Request_Invalidate:
+		for _, record := range op.Invalidate.GetRecords() {
+			e := n.cache(record.GetCache())
+			if e == nil {
+				continue // it holds nothing here
+			}
+			for _, key := range record.GetKeys() {
+				e.store.remove(wire.String(key))
+			}
+		}
+		return wire.Status_OK, ""
+	default:
+		return wire.Status_BAD_REQUEST, "this node does not know what is asked"
+	}
+}
+
+// performGet answers what is in memory at once, the rest as its loads end, and
+// says that it is alive in between.
+func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, keys [][]byte) wire.Status {
+	loads := make(map[int]*flight)
+	for i, key := range keys {
+		a, load := e.answer(n.life, wire.String(key))
+		if load != nil {
+			loads[i] = load
+			continue
+		}
+		rw.add(i, a)
+	}
+	if len(loads) == 0 {
+		return wire.Status_OK
+	}
+	rw.flush()
+	ended := make(chan int, len(loads)) // room for all, so that none stays behind
+	for i, load := range loads {
+		go func() {
+			select {
+			case <-load.done:
+				ended <- i
+			case <-ctx.Done():
+			case <-n.life.Done():
+			}
+		}()
+	}
+	beat := time.NewTicker(beatInterval)
+	defer beat.Stop()
+	for len(loads) > 0 {
+		select {
+		case i := <-ended:
+			rw.add(i, answerOf(loads[i].outcome))
+			delete(loads, i)
+			if len(ended) == 0 {
+				rw.flush()
+			}
+		case <-beat.C:
+			rw.beat()
+		case <-ctx.Done():
+			return wire.Status_OK // nobody listens
+		case <-n.life.Done():
+			return wire.Status_DRAINING
+		}
+	}
+	return wire.Status_OK
+}
+
+// A responder reads a request and writes the frames of its answer.
+type responder struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	pending *wire.Response // not sent yet
+	size    int            // bytes of values in it
+	buf     []byte
+	failed  bool
+}
+
+// read reads the one frame of a request.
+func (rw *responder) read(body io.ReadCloser, req *wire.Request) error {
+	// A server without deadlines (a test's recorder) has no slow clients.
+	_ = rw.control.SetReadDeadline(time.Now().Add(bodyTimeout))
+	defer func() { _ = rw.control.SetReadDeadline(time.Time{}) }()
+	frames := wire.NewReader(http.MaxBytesReader(rw.w, body, wire.MaxFrame+16))
+	b, err := frames.Next()
+	if err != nil {
+		return fmt.Errorf("peercache: reading the request: %w", err)
+	}
+	if err := wire.Unmarshal(b, req); err != nil {
+		return err
+	}
+	if _, err := frames.Next(); err != io.EOF {
+		return errors.New("peercache: more than one frame in a request")
+	}
+	return nil
+}
+
+// add puts the answer to a key into the next frame.
+func (rw *responder) add(i int, a answer) {
+	if rw.size += len(a.value); rw.size > flushBytes && len(rw.pending.GetAnswers()) > 0 {
+		rw.flush()
+		rw.size = len(a.value)
+	}
+	rw.pending.Answers = append(rw.pending.Answers, &wire.Answer{
+		Index:  uint32(i),
+		Status: a.status,
+		Value:  wire.Bytes(a.value),
+		TtlMs:  uint64(a.ttl / time.Millisecond),
+		Text:   strings.ToValidUTF8(a.text, "�"),
+	})
+}
+
+// flush sends what there is.
+func (rw *responder) flush() {
+	buf, err := wire.AppendFrame(rw.buf[:0], rw.pending)
+	if err != nil {
+		rw.failed = true
+		return
+	}
+	rw.buf = buf
+	rw.pending, rw.size = &wire.Response{}, 0
+	rw.send(buf)
+}
+
+func (rw *responder) beat() { rw.send(wire.Heartbeat) }
+
+func (rw *responder) send(b []byte) {
+	if rw.failed {
+		return
+	}
+	_ = rw.control.SetWriteDeadline(time.Now().Add(bodyTimeout))
+	if _, err := rw.w.Write(b); err != nil {
+		rw.failed = true
+		return
+	}
+	rw.failed = rw.control.Flush() != nil
+}
+
+// release takes the deadlines back, for the connection may serve others next.
+func (rw *responder) release() { _ = rw.control.SetWriteDeadline(time.Time{}) }
+
+// newTransport returns the connections to peers. HTTP/2 is off: its streams of a
+// connection share one lock and one flow control, which costs more than it saves
+// here. Proxies are for what leaves the cluster.
+func newTransport(network *Network) *http.Transport {
+	return &http.Transport{
+		DialContext:         (&dialer{network}).dial,
+		TLSHandshakeTimeout: dialTimeout,
+		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
+		DisableCompression:  true,
+		MaxIdleConnsPerHost: 64, // the default of 2 closes most connections of a busy peer after each request
+		IdleConnTimeout:     time.Minute,
+	}
+}
+
+// A dialer connects to peers.
+type dialer struct{ network *Network }
+
+// dial resolves the host and tries its addresses in turn. Addresses that no peer
+// has are never dialled, whatever name resolved to them.
+func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	ips, err := lookup(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	errs := []error{fmt.Errorf("peercache: dial %s", addr)}
+	for _, ip := range ips {
+		if ip = ip.Unmap(); !dialable(ip) {
+			errs = append(errs, fmt.Errorf("%s is no address of a peer", ip))
+			continue
+		}
+		conn, err := d.network.Dial(ctx, network, net.JoinHostPort(ip.String(), port))
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func dialable(ip netip.Addr) bool {
+	return !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLinkLocalUnicast()
+}
+
+// exchange sends a peer a request and gives its responses to each, which may
+// refuse one. The error is nil if the peer finished its answer; a status that is
+// not OK is left to each.
+func (n *Node) exchange(ctx context.Context, peer string, req *wire.Request, each func(*wire.Response) error) error {
+	req.Hello = n.hello()
+	frame, err := wire.AppendFrame(nil, req)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(n.life, func() { cancel(errLeft) })()
+
+	// Until there is a connection the dialer keeps the time; from then on
+	// silence counts. Both never add up.
+	patience := silenceTimeout + time.Duration(len(frame))*time.Second/slowestLink
+	silence := time.AfterFunc(dialTimeout+patience, func() { cancel(errSilent) })
+	defer silence.Stop()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { silence.Reset(patience) },
+	})
+	err = n.post(ctx, peer, frame, func(b []byte) error {
+		silence.Reset(silenceTimeout)
+		if len(b) == 0 {
+			return nil // a heartbeat
+		}
+		var resp wire.Response
+		if err := wire.Unmarshal(b, &resp); err != nil {
+			return err
+		}
+		return each(&resp)
+	})
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// post sends one frame and gives those of the answer to each.
+func (n *Node) post(ctx context.Context, peer string, frame []byte, each func([]byte) error) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, peer+"/_peercache/v1", bytes.NewReader(frame))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", wire.ContentType)
+	// All requests may be repeated. Saying so, without sending it, lets the
+	// transport try again by itself where an idle connection turns out closed.
+	r.Header["Idempotency-Key"] = nil
+	resp, err := n.transport.RoundTrip(r) // no client: no redirects, no cookies
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, wire.MaxText))
+		return fmt.Errorf("peercache: peer answers %s: %s", resp.Status, bytes.TrimSpace(text))
+	}
+	for frames := wire.NewReader(resp.Body); ; {
+		b, err := frames.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = each(b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// statusError is a request that was refused as a whole, nil for one that was not.
+func statusError(resp *wire.Response) error {
+	switch resp.GetStatus() {
+	case wire.Status_OK:
+		return nil
+	case wire.Status_NOT_MINE, wire.Status_UNKNOWN_CACHE:
+		return errNotMine
+	default:
+		_, err := errorOf(resp.GetStatus(), resp.GetText())
+		return err
+	}
+}
+
+func (n *Node) get(ctx context.Context, peer, cache string, keys []string, each func(i int, a answer)) error {
+	get := &wire.Get{Keys: make([][]byte, len(keys))}
+	for i, key := range keys {
+		get.Keys[i] = wire.Bytes(key)
+	}
+	req := &wire.Request{Cache: cache, Op: &wire.Request_Get{Get: get}}
+	return n.exchange(ctx, peer, req, func(resp *wire.Response) error {
+		for _, a := range resp.GetAnswers() {
+			if int64(a.GetIndex()) >= int64(len(keys)) || len(a.GetValue()) > wire.MaxValue {
+				return errForged
+			}
+			each(int(a.GetIndex()), answer{
+				status: a.GetStatus(),
+				value:  wire.String(a.GetValue()),
+				ttl:    millis(a.GetTtlMs()),
+				text:   a.GetText(),
+			})
+		}
+		return statusError(resp)
+	})
+}
+
+func (n *Node) set(ctx context.Context, peer, cache, key string, a answer) error {
+	return n.exchange(ctx, peer, &wire.Request{Cache: cache, Op: &wire.Request_Set{Set: &wire.Set{
+		Key:   wire.Bytes(key),
+		Value: wire.Bytes(a.value),
+		TtlMs: uint64(max(a.ttl/time.Millisecond, 1)),
+	}}}, statusError)
+}
+
+func (n *Node) remove(ctx context.Context, peer, cache string, keys []string) error {
+	record := &wire.Record{Cache: cache, Keys: make([][]byte, len(keys))}
+	for i, key := range keys {
+		record.Keys[i] = wire.Bytes(key)
+	}
+	return n.exchange(ctx, peer, &wire.Request{
+		Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: []*wire.Record{record}}},
+	}, func(resp *wire.Response) error {
+		if resp.GetStatus() == wire.Status_DRAINING {
+			return nil // it has left, and lets go of all it holds by itself
+		}
+		return statusError(resp)
+	})
+}
+
+// millis is a duration a peer sent, which may be any number.
+func millis(n uint64) time.Duration {
+	const most = 1<<63 - 1
+	if n > most/uint64(time.Millisecond) {
+		return most
+	}
+	return time.Duration(n) * time.Millisecond
+}

@@ -1,0 +1,174 @@
+package peercache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Finding the cluster: seeds are looked up and tried until the node leaves, for
+// gossip forgets those it has lost, and a name may mean other addresses tomorrow.
+
+const (
+	// seedsTimeout bounds the first round, which Join waits for.
+	seedsTimeout = 2 * time.Second
+
+	// A node that knows nobody tries its seeds every second; others only look
+	// for seeds that are not among their members, which is how halves of a
+	// cluster that never met find each other. Both times vary by half, so that
+	// nodes that started together do not try together.
+	seekAlone  = time.Second
+	seekOthers = 10 * time.Second
+
+	// seekAtOnce is how many addresses a round tries (arbitrary; enough to get
+	// past a dead one).
+	seekAtOnce = 2
+)
+
+// A seed is a host and the port of its gossip.
+type seed struct{ host, port string }
+
+func parseSeeds(seeds []string) ([]seed, error) {
+	parsed := make([]seed, 0, len(seeds))
+	for _, s := range seeds {
+		host, port, err := net.SplitHostPort(s)
+		if err != nil { // no port, perhaps
+			host, port = strings.Trim(s, "[]"), defaultGossipPort
+			if _, ipErr := netip.ParseAddr(host); ipErr != nil && strings.Contains(host, ":") {
+				return nil, fmt.Errorf("peercache: seed %q is not a host:port: %w", s, err)
+			}
+		}
+		if host == "" || strings.ContainsAny(host, "/ @") {
+			return nil, fmt.Errorf("peercache: seed %q is not a host:port", s)
+		}
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return nil, fmt.Errorf("peercache: seed %q: %w", s, err)
+		}
+		parsed = append(parsed, seed{host, port})
+	}
+	return parsed, nil
+}
+
+// lookup returns all addresses of a host, which may be one already.
+func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{addr}, nil
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return addrs, err
+}
+
+// lookupOne returns the address of a host to bind or to advertise, IPv4 if it
+// has one.
+func lookupOne(ctx context.Context, host string) (netip.Addr, error) {
+	addrs, err := lookup(ctx, host)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if i := slices.IndexFunc(addrs, netip.Addr.Is4); i >= 0 {
+		return addrs[i], nil
+	}
+	if len(addrs) == 0 {
+		return netip.Addr{}, fmt.Errorf("%s has no address", host)
+	}
+	return addrs[0], nil
+}
+
+// A seeker keeps a node in touch with its seeds.
+type seeker struct {
+	node   *Node
+	gossip *gossip
+	seeds  []seed
+}
+
+// tryAll tries every seed once and returns how many addresses answered.
+func (s *seeker) tryAll(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, seedsTimeout)
+	defer cancel()
+	addrs, err := s.missing(ctx)
+	if len(addrs) == 0 {
+		return 0, err
+	}
+	type result struct {
+		reached int
+		err     error
+	}
+	results := make(chan result, len(addrs)) // so that late ones end
+	for _, addr := range addrs {
+		s.node.background(func() {
+			reached, err := s.gossip.join([]string{addr})
+			results <- result{reached, err}
+		})
+	}
+	reached := 0
+	for range addrs {
+		select {
+		case r := <-results:
+			reached += r.reached
+			err = errors.Join(err, r.err)
+		case <-ctx.Done():
+			return reached, errors.Join(err, ctx.Err())
+		}
+	}
+	return reached, err
+}
+
+// run tries seeds that are not members until the node leaves.
+func (s *seeker) run() {
+	if len(s.seeds) == 0 {
+		return
+	}
+	for {
+		wait := seekOthers
+		if len(s.gossip.addrs()) == 0 {
+			wait = seekAlone
+		}
+		wait = wait/2 + rand.N(wait)
+		select {
+		case <-time.After(wait):
+		case <-s.node.life.Done():
+			return
+		}
+		ctx, cancel := context.WithTimeout(s.node.life, seedsTimeout)
+		addrs, err := s.missing(ctx)
+		cancel()
+		if err != nil {
+			s.node.logger.Debug("peercache: looking up seeds", "err", err)
+		}
+		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+		addrs = addrs[:min(len(addrs), seekAtOnce)]
+		if len(addrs) == 0 || s.node.life.Err() != nil {
+			continue
+		}
+		if _, err := s.gossip.join(addrs); err != nil {
+			s.node.logger.Debug("peercache: trying seeds", "seeds", addrs, "err", err)
+		}
+	}
+}
+
+// missing returns the addresses of seeds that are no members of this cluster.
+func (s *seeker) missing(ctx context.Context) ([]string, error) {
+	known := append(s.gossip.addrs(), s.gossip.addr())
+	var addrs []string
+	var errs []error
+	for _, seed := range s.seeds {
+		ips, err := lookup(ctx, seed.host)
+		errs = append(errs, err)
+		for _, ip := range ips {
+			addr := net.JoinHostPort(ip.String(), seed.port)
+			if !slices.Contains(known, addr) && !slices.Contains(addrs, addr) {
+				addrs = append(addrs, addr)
+			}
+		}
+	}
+	return addrs, errors.Join(errs...)
+}

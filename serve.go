@@ -1,0 +1,73 @@
+package peercache
+
+import (
+	"context"
+	"time"
+
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// What a cache does for its peers. There is no road from here to a fetch:
+// whoever is asked answers, loads or says "not mine", so that a request makes
+// one hop and no more, however the views of the cluster differ.
+
+// answer answers a peer that asks for a key, or returns the load whose outcome
+// will be the answer.
+func (e *engine) answer(ctx context.Context, key string) (answer, *flight) {
+	if err := checkKey(key); err != nil {
+		return answer{status: wire.Status_BAD_REQUEST, text: err.Error()}, nil
+	}
+	e.store.shard(key).served.Add(1)
+	if it, ok := e.store.get(key); ok {
+		return answerOf(outcome{item: it}), nil
+	}
+	if !e.mayAct(key) {
+		return answer{status: wire.Status_NOT_MINE}, nil
+	}
+	it, f, err := e.openLoad(ctx, key, true)
+	if f == nil {
+		return answerOf(outcome{item: it, err: err}), nil
+	}
+	return answer{}, f
+}
+
+// accepts keeps a value that a peer set, if this node may act for the key.
+func (e *engine) accepts(key string, a answer) wire.Status {
+	if checkKey(key) != nil || checkValue(len(a.value)) != nil {
+		return wire.Status_BAD_REQUEST
+	}
+	if !e.mayAct(key) {
+		return wire.Status_NOT_MINE
+	}
+	it := item{bytes: a.value, size: len(a.value)}
+	if e.decode != nil {
+		it.decoded = new(decoded)
+	}
+	e.keepSet(key, it, a.ttl)
+	return wire.Status_OK
+}
+
+func (e *engine) mayAct(key string) bool { return e.ring().mayAct(e.hash(key), now()) }
+
+// answerOf is how an outcome travels to a peer.
+func answerOf(out outcome) answer {
+	a := answer{value: out.item.bytes}
+	if !out.item.fleeting {
+		a.ttl = time.Duration(max(out.item.expires-now(), 0)).Truncate(time.Millisecond)
+	}
+	err := out.err
+	if err == nil {
+		err = absence(out.item)
+	}
+	if err != nil {
+		a.value = ""
+		a.status, a.text = statusOf(err)
+		if !out.item.absent {
+			a.ttl = 0
+		}
+	}
+	if len(a.text) > wire.MaxText {
+		a.text = a.text[:wire.MaxText]
+	}
+	return a
+}

@@ -1,0 +1,50 @@
+package peercache
+
+import "sync/atomic"
+
+// Stats is what a cache has counted since it was made. Its fields are read one
+// after the other, not at one instant.
+type Stats struct {
+	Gets       int64 // keys asked for by Get and GetMany
+	Hits       int64 // answered from this process's memory, copies included
+	HotHits    int64 // of these from copies of other nodes' entries
+	Loads      int64 // calls of the loader that began
+	LoadErrors int64 // of these that failed; not found is no failure
+	LoadNanos  int64 // time spent in the loader, in nanoseconds
+	PeerGets   int64 // keys asked of peers
+	PeerErrors int64 // of these not answered: the peer was dead, silent or refused
+	Served     int64 // keys answered to peers
+
+	Evictions   int64 // entries that gave way to others
+	Expirations int64 // entries dropped at the end of their life
+	Entries     int64 // held now, copies and remembered not-founds included
+	Bytes       int64 // keys, values and bookkeeping held now, at most MaxBytes
+}
+
+// counters are what one shard of a store counts, so that cores that work on
+// different keys do not write to one cache line.
+type counters struct {
+	gets, hits, hotHits          atomic.Int64
+	loads, loadErrors, loadNanos atomic.Int64
+	peerGets, peerErrors, served atomic.Int64
+}
+
+func (s *Stats) add(c *counters) {
+	s.Gets += c.gets.Load()
+	s.Hits += c.hits.Load()
+	s.HotHits += c.hotHits.Load()
+	s.Loads += c.loads.Load()
+	s.LoadErrors += c.loadErrors.Load()
+	s.LoadNanos += c.loadNanos.Load()
+	s.PeerGets += c.peerGets.Load()
+	s.PeerErrors += c.peerErrors.Load()
+	s.Served += c.served.Load()
+}
+
+// NodeStats is what a node has counted since it was made, and how it stands.
+type NodeStats struct {
+	Peers       int64 // active members, this node included
+	RingVersion int64 // views of the cluster built so far
+	Health      int64 // gossip's awareness of its own slowness: 0 is best, see Lifeguard (Dadgar et al., 2018)
+	Failovers   int64 // keys for which an owner was passed over
+}

@@ -1,0 +1,311 @@
+package peercache
+
+import (
+	"hash/maphash"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/peercache/peercache/consistenthash"
+	"github.com/peercache/peercache/lru"
+)
+
+// What a cache holds: an lru of items and, in shards, the flights that will
+// fill it. Storing and removing happen under the shard's mutex together with
+// the flights they concern; a hit takes only the lru's own lock. Which items are
+// worth keeping is decided in cache.go.
+
+// An item is what is kept for one key.
+type item struct {
+	bytes   string   // the encoded value; empty in a typed cache without a node
+	decoded *decoded // the Go value; nil for types that are bytes
+	size    int      // bytes of the encoded value
+	expires int64    // on now()'s clock
+	ring    uint32   // version of the ring under which kind was decided
+
+	copied   bool // a copy of another node's entry, or of what no owner could be asked for
+	absent   bool // the loader said that the key has no value
+	fleeting bool // given to those who wait and not kept
+	inflated bool // decoded has been made, beside bytes, and is charged
+}
+
+// charge is what an item counts against MaxBytes beside its key. A decoded value
+// is taken to be as large as its encoding.
+func (it *item) charge() int64 {
+	n := int64(unsafe.Sizeof(*it)) + int64(it.size)
+	if it.decoded != nil {
+		n += int64(unsafe.Sizeof(*it.decoded))
+	}
+	if it.inflated {
+		n += int64(it.size)
+	}
+	return n
+}
+
+// asCopy turns an item into a copy that lives until a given time at most.
+func (it *item) asCopy(until int64) {
+	it.copied = true
+	it.expires = min(it.expires, until)
+}
+
+// shardCount is how many parts a store has. It bounds how many goroutines can
+// start or end flights at once without meeting; 64 is plenty for any machine
+// and costs 12 KiB (arbitrary).
+const shardCount = 64
+
+// A store is what one cache holds in one process.
+type store struct {
+	seed   maphash.Seed
+	shards [shardCount]shard
+	items  *lru.Cache[item]
+	clock  clock
+
+	view   func() *ring // nil for a cache without a node
+	hash   uint64       // seed of the hash that finds owners
+	hotTTL time.Duration
+}
+
+type shard struct {
+	counters
+
+	mu      sync.Mutex // guards the fields below
+	flights [flightKinds]map[string]*flight
+	closed  bool
+
+	_ [64]byte // keeps neighbours off this shard's last cache line
+}
+
+func newStore(hash uint64, opts Options, view func() *ring) *store {
+	s := &store{
+		seed:   maphash.MakeSeed(),
+		items:  lru.New[item](lru.Options{MaxBytes: opts.MaxBytes}),
+		clock:  clock{coarse: view == nil},
+		view:   view,
+		hash:   hash,
+		hotTTL: max(opts.HotTTL, 0),
+	}
+	for i := range s.shards {
+		for kind := range s.shards[i].flights {
+			s.shards[i].flights[kind] = make(map[string]*flight)
+		}
+	}
+	return s
+}
+
+func (s *store) shard(key string) *shard {
+	return &s.shards[maphash.String(s.seed, key)%shardCount]
+}
+
+// get returns the item of key if it is fresh. It is all that a hit does.
+func (s *store) get(key string) (item, bool) {
+	at := s.clock.time()
+	it, ok := s.items.Get(key, at)
+	if !ok {
+		return it, false
+	}
+	if s.view == nil {
+		if it.expires-at < 2*int64(tick) {
+			return s.items.Get(key, now()) // so late in a life the coarse clock cannot tell
+		}
+		return it, true
+	}
+	if r := s.view(); it.ring != r.version {
+		return s.reconsider(key, r, at)
+	}
+	return it, true
+}
+
+// peek is get for those who only look.
+func (s *store) peek(key string) (item, bool) {
+	at := now()
+	it, ok := s.items.Peek(key, at)
+	if ok && s.view != nil {
+		if r := s.view(); it.ring != r.version {
+			return s.reconsider(key, r, at)
+		}
+	}
+	return it, ok
+}
+
+// reconsider looks at an item under a ring that is newer than what was known
+// when it was stored. Where this node may no longer act for the key the item is
+// a copy from now on; it is asked once for each ring.
+func (s *store) reconsider(key string, r *ring, at int64) (item, bool) {
+	acts := r.mayAct(consistenthash.Hash(s.hash, key), at)
+	var seen item
+	ok := s.items.Update(key, at, func(it item, size, _ int64) (item, int64, int64) {
+		it.ring = r.version
+		switch {
+		case r.left:
+			it.asCopy(after(r.leftAt, s.hotTTL))
+		case !acts && !it.copied:
+			it.asCopy(after(at, s.hotTTL))
+		}
+		seen = it
+		return it, size, it.expires
+	})
+	return seen, ok && seen.expires > at
+}
+
+// join returns the item of key if it is fresh by now, or its flight of this
+// kind, which is new and the caller's to run if started is true. own says that a
+// load is on behalf of a node that may act for the key.
+//
+// Looking again under the mutex is what makes loads one: a flight that ended
+// after the caller's miss stored its value before it freed the slot.
+func (s *store) join(kind flightKind, key string, own bool) (it item, f *flight, started bool, err error) {
+	sh := s.shard(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.closed {
+		return item{}, nil, false, ErrClosed
+	}
+	if it, ok := s.get(key); ok {
+		return it, nil, false, nil
+	}
+	f = sh.flights[kind][key]
+	if f == nil {
+		f = &flight{key: key, kind: kind, done: make(chan struct{})}
+		sh.flights[kind][key] = f
+		started = true
+	}
+	f.own = f.own || own
+	return item{}, f, started, nil
+}
+
+// begin gives a flight the function that ends its context. It runs at once if
+// the flight has ended already, because the cache was closed.
+func (s *store) begin(f *flight, cancel func()) {
+	sh := s.shard(f.key)
+	sh.mu.Lock()
+	f.cancel = cancel
+	ended := f.ended
+	sh.mu.Unlock()
+	if ended {
+		cancel()
+	}
+}
+
+// end gives a flight its outcome, unless it has one: stores the item, frees the
+// slot, wakes who waits, in this order. A Get that finds the slot free must find
+// the item too, or it would load again. It reports whether the outcome was taken.
+func (s *store) end(f *flight, out outcome) bool {
+	sh := s.shard(f.key)
+	sh.mu.Lock()
+	if f.ended {
+		sh.mu.Unlock()
+		return false
+	}
+	f.ended = true
+	if f.kind == loadFlight && !f.own {
+		out.item.asCopy(out.copyUntil)
+	}
+	if !f.detached {
+		if (out.err == nil || out.item.absent) && !out.item.fleeting {
+			s.keepLocked(f.key, out.item)
+		}
+		delete(sh.flights[f.kind], f.key)
+	}
+	f.outcome = out
+	sh.mu.Unlock()
+	close(f.done)
+	return true
+}
+
+// abort ends a flight that the cache no longer waits for, and its context.
+func (s *store) abort(f *flight, err error) {
+	s.end(f, outcome{err: err})
+	sh := s.shard(f.key)
+	sh.mu.Lock()
+	cancel := f.cancel
+	sh.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}
+
+// keepLocked puts an item into the lru. The shard's mutex is held, or a removal
+// that ran meanwhile would be undone. The key is copied: it may be a small part
+// of a large string of the caller's, which the cache would keep alive.
+func (s *store) keepLocked(key string, it item) {
+	s.items.Set(strings.Clone(key), now(), it, it.charge(), it.expires)
+}
+
+// remove drops keys and detaches their flights: what runs now began before the
+// removal and may end with the value that it removes. Those who wait get that
+// value, for they came before it too; whoever comes later starts a new flight.
+func (s *store) remove(key string) {
+	sh := s.shard(key)
+	sh.mu.Lock()
+	s.detachLocked(sh, key)
+	s.items.Remove(key)
+	sh.mu.Unlock()
+}
+
+// set replaces the item of key and detaches its flights.
+func (s *store) set(key string, it item) {
+	sh := s.shard(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.closed {
+		return
+	}
+	s.detachLocked(sh, key)
+	s.items.Remove(key)
+	if !it.fleeting {
+		s.keepLocked(key, it)
+	}
+}
+
+func (s *store) detachLocked(sh *shard, key string) {
+	for kind := range sh.flights {
+		if f := sh.flights[kind][key]; f != nil {
+			f.detached = true
+			delete(sh.flights[kind], key)
+		}
+	}
+}
+
+// inflate charges the decoded form of an item that was kept without it. If
+// there is no room for both the item goes.
+func (s *store) inflate(key string, it item) {
+	same := false
+	ok := s.items.Update(key, now(), func(kept item, size, expires int64) (item, int64, int64) {
+		same = kept.decoded == it.decoded
+		if same {
+			kept.inflated = true
+			size = kept.charge()
+		}
+		return kept, size, expires
+	})
+	if !ok && same {
+		s.forget(key)
+	}
+}
+
+// forget drops what is held for key and leaves its flights alone: what they
+// will bring is no worse than what goes.
+func (s *store) forget(key string) { s.items.Remove(key) }
+
+// close drops everything and ends all flights with ErrClosed.
+func (s *store) close() {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		var flights []*flight
+		sh.mu.Lock()
+		sh.closed = true
+		for kind := range sh.flights {
+			for key, f := range sh.flights[kind] {
+				delete(sh.flights[kind], key)
+				f.detached = true
+				flights = append(flights, f)
+			}
+		}
+		sh.mu.Unlock()
+		for _, f := range flights {
+			s.abort(f, ErrClosed)
+		}
+	}
+	s.items.Clear()
+}
