@@ -542,13 +542,8 @@ func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
 		g.setState(stateLeaving)
 		told := make(chan error, 1)
 		n.background(func() { told <- g.leave(leaveTimeout) })
-		select {
-		case err := <-told:
-			if err != nil {
-				n.logger.Warn("peercache: leaving: not all peers may know yet", "err", err)
-			}
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := n.awaitFarewell(ctx, told); err != nil {
+			return err
 		}
 	}
 	linger := time.NewTimer(lingerTime)
@@ -558,6 +553,29 @@ func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// awaitFarewell waits until gossip has told the others that this node leaves, or
+// there are no others: when all leave at once, the last have nobody to tell and
+// gossip would wait in vain.
+func (n *Node) awaitFarewell(ctx context.Context, told <-chan error) error {
+	look := time.NewTicker(ringLatest)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-told:
+			if err != nil {
+				n.logger.Warn("peercache: leaving: not all peers may know yet", "err", err)
+			}
+			return nil
+		case <-look.C:
+			if len(n.members()) == 0 {
+				return nil
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

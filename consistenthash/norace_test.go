@@ -1,0 +1,6 @@
+//go:build !race
+
+package consistenthash_test
+
+// underRace is set when the race detector is at work.
+const underRace = false

@@ -1,0 +1,36 @@
+package peercache_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// TestMain runs the tests, or one node of process_test.go if the environment
+// says so, and then looks for goroutines that were left behind.
+func TestMain(m *testing.M) {
+	if seeds, ok := os.LookupEnv(childSeeds); ok {
+		runChild(seeds)
+		return
+	}
+	code := m.Run()
+	if err := leaks(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leaks waits for goroutines to end: memberlist's, and those of connections, do so
+// a few seconds after what they belonged to was stopped.
+func leaks() error {
+	var err error
+	for range 30 {
+		if err = goleak.Find(); err == nil {
+			return nil
+		}
+	}
+	return err
+}
