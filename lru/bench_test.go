@@ -17,7 +17,7 @@ func benchCache(b *testing.B, maxBytes int64) (*lru.Cache[record], []string, rec
 	v, size := newRecord(100)
 	for i := range keys {
 		keys[i] = "user:" + strconv.Itoa(i)
-		c.Set(keys[i], 0, v, size, never)
+		c.Set(keys[i], 0, v, major(size, never))
 	}
 	rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
 	b.ReportAllocs()
@@ -64,7 +64,21 @@ func BenchmarkSet(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			c, keys, v, size := benchCache(b, maxBytes)
 			for i := 0; b.Loop(); i++ {
-				c.Set(keys[i&(benchKeys-1)], 0, v, size, never)
+				c.Set(keys[i&(benchKeys-1)], 0, v, major(size, never))
+			}
+		})
+	}
+}
+
+// BenchmarkSetBoth has room for an eighth of the entries it sets. A major one
+// then looks for minor ones in all the shards: "few" has one in a hundred, "half"
+// has enough in each shard.
+func BenchmarkSetBoth(b *testing.B) {
+	for name, n := range map[string]int{"few": 100, "half": 2} {
+		b.Run(name, func(b *testing.B) {
+			c, keys, v, size := benchCache(b, 1<<21)
+			for i := 0; b.Loop(); i++ {
+				c.Set(keys[i&(benchKeys-1)], 0, v, lru.Terms{Size: size, Expires: never, Minor: i%n == 0})
 			}
 		})
 	}
@@ -74,7 +88,7 @@ func BenchmarkSetParallel(b *testing.B) {
 	c, keys, v, size := benchCache(b, 1<<22)
 	b.RunParallel(func(pb *testing.PB) {
 		for i := rand.IntN(benchKeys); pb.Next(); i++ {
-			c.Set(keys[i&(benchKeys-1)], 0, v, size, never)
+			c.Set(keys[i&(benchKeys-1)], 0, v, major(size, never))
 		}
 	})
 }

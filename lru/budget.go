@@ -30,20 +30,39 @@ func charge(key string, size int64) int64 {
 	return fixed + min(max(size, 0), math.MaxInt64-fixed)
 }
 
-// A budget is the one number that bounds a cache.
+// A room is bytes of the two budgets. A minor entry takes the same of both, a
+// major one nothing of the second.
+type room struct{ all, minor int64 }
+
+func roomOf(bytes int64, minor bool) room {
+	if minor {
+		return room{bytes, bytes}
+	}
+	return room{bytes, 0}
+}
+
+func (r room) plus(o room) room  { return room{r.all + o.all, r.minor + o.minor} }
+func (r room) minus(o room) room { return room{r.all - o.all, r.minor - o.minor} }
+func (r room) min(o room) room   { return room{min(r.all, o.all), min(r.minor, o.minor)} }
+func (r room) max(o room) room   { return room{max(r.all, o.all), max(r.minor, o.minor)} }
+
+// A budget is a number of bytes that is never exceeded.
 type budget struct {
 	max int64
 
-	// used is the part of max that is taken: by entries, and by at most one
-	// gather under way. It goes up before an entry comes or grows, and down
-	// after one went or shrank, so it is never less than the sum over the
-	// entries.
+	// used is the part of max that is taken: by entries, by calls that are about
+	// to insert one, and by at most one gather under way. It goes up before an
+	// entry comes or grows, and down after one went or shrank, so it is never
+	// less than the sum over the entries.
 	used atomic.Int64
 }
 
 // take takes what is free, up to most, or nothing if that is less than least. It
-// returns how much it took.
+// returns how much it took. With most <= 0 there is nothing to take.
 func (b *budget) take(least, most int64) int64 {
+	if most <= 0 {
+		return 0
+	}
 	for {
 		used := b.used.Load()
 		n := min(most, b.max-used)
@@ -63,49 +82,97 @@ func (b *budget) release(n int64) {
 	}
 }
 
-// roomLocked takes need bytes of the budget, or nothing, and reports whether it
-// did; a need of 0 or less is met already. It evicts a few entries of s for it,
-// but not keep.
-func (c *Cache[V]) roomLocked(s *shard[V], need int64, keep *entry[V], now int64) bool {
-	if need <= 0 {
-		return true
+// A pair of budgets bounds a cache: one all entries together, and one within it
+// the minor ones.
+type budgets struct{ all, minor budget }
+
+// take takes need or nothing, and returns which part of need there was no room
+// for: none if it took it. Parts of 0 or less are met already.
+func (b *budgets) take(need room) (short room) {
+	if need.minor > 0 && b.minor.take(need.minor, need.minor) == 0 {
+		return room{minor: need.minor}
 	}
+	if need.all > 0 && b.all.take(need.all, need.all) == 0 {
+		b.minor.release(need.minor)
+		return room{all: need.all}
+	}
+	return room{}
+}
+
+// takeFree takes what is free of most.
+func (b *budgets) takeFree(most room) room {
+	return room{b.all.take(0, most.all), b.minor.take(0, most.minor)}
+}
+
+// release gives back the parts of r that are more than 0.
+func (b *budgets) release(r room) {
+	b.all.release(r.all)
+	b.minor.release(r.minor)
+}
+
+// roomLocked takes need of the budgets, or nothing, and reports whether it did.
+// It evicts a few entries of s for it, but not keep. For a minor entry, which is
+// what needs minor bytes, these are minor ones as long as MinorBytes is in the
+// way, and major ones then. For a major entry they are minor ones as long as
+// there are any, also in other shards, where only gather gets at them.
+func (c *Cache[V]) roomLocked(s *shard[V], need room, keep *entry[V], now int64) bool {
 	for range homeVictims {
-		if c.budget.take(need, need) == need {
+		short := c.budget.take(need)
+		if short == (room{}) {
 			return true
 		}
-		freed := s.evictLocked(keep, now)
-		if freed == 0 {
+		minor := short.minor > 0 || need.minor <= 0 && c.budget.minor.used.Load() > 0
+		freed := s.evictLocked(minor, keep, now)
+		if freed == (room{}) {
 			return false
 		}
 		c.budget.release(freed)
 	}
-	return c.budget.take(need, need) == need
+	return c.budget.take(need) == room{}
 }
 
-// gather takes need bytes of the budget, or nothing, and reports whether it did.
-// It evicts one entry of each shard in turn, from the shard at next on, but not
-// keep, and takes what is free. What it has it holds, so that each victim brings
-// it nearer and small insertions cannot starve a large one. The caller holds
-// c.gathering until the bytes have become part of an entry.
-func (c *Cache[V]) gather(need int64, next int, keep *entry[V], now int64) bool {
-	var have int64
-	for barren := 0; have < need && barren < barrenRounds*len(c.shards); next++ {
+// gather takes need of the budgets, or nothing, and reports whether it did. It
+// takes what is free and evicts one entry of each shard in turn, from the shard
+// at next on, of the classes that roomLocked does, but not keep. What it has it
+// holds, so that each victim brings it nearer and small insertions cannot starve
+// a large one. The caller holds c.gathering until the bytes have become part of
+// an entry. No part of need is less than 0.
+func (c *Cache[V]) gather(need room, next int, keep *entry[V], now int64) bool {
+	var have room
+	minorless := 0 // how many shards in a row had no minor entry to evict
+	for barren := 0; barren < barrenRounds*len(c.shards); next++ {
+		got := c.budget.takeFree(need.minus(have))
+		have = have.plus(got)
+		if have == need {
+			return true
+		}
+
 		s := &c.shards[next&(len(c.shards)-1)]
+		var freed room
 		s.mu.Lock()
-		got := s.evictLocked(keep, now)
+		if need.minor == 0 || have.minor < need.minor {
+			freed = s.evictLocked(true, keep, now)
+		}
+		minorless++
+		if freed.minor > 0 {
+			minorless = 0
+		}
+		// Bytes of the minor budget may be taken for an entry still to come, or
+		// by keep: a round without a find is as good as none taken.
+		if freed == (room{}) && have.minor == need.minor &&
+			(need.minor > 0 || minorless >= len(c.shards) || c.budget.minor.used.Load() == 0) {
+			freed = s.evictLocked(false, keep, now)
+		}
 		s.mu.Unlock()
-		got += c.budget.take(0, max(need-have-got, 0))
-		have += got
+
+		have = have.plus(freed)
+		c.budget.release(have.minus(need)) // the last victim may have been larger than what was missing
+		have = have.min(need)
 		barren++
-		if got > 0 {
+		if got != (room{}) || freed != (room{}) {
 			barren = 0
 		}
 	}
-	if have < need {
-		c.budget.release(have)
-		return false
-	}
-	c.budget.release(have - need) // the last victim may have been larger than what was missing
-	return true
+	c.budget.release(have)
+	return false
 }

@@ -11,12 +11,12 @@ import (
 )
 
 // TestBoundHoldsWhileAllInsert runs every call against every other one. A
-// sampler watches the taken bytes, and now and then stops the cache to count.
+// sampler watches both bounds, and now and then stops the cache to count.
 func TestBoundHoldsWhileAllInsert(t *testing.T) {
 	for _, shards := range []int{1, 16} {
 		t.Run(strconv.Itoa(shards), func(t *testing.T) {
-			const maxBytes = 1 << 16
-			c := lru.New[int](lru.Options{MaxBytes: maxBytes, Shards: shards})
+			const maxBytes, minorBytes = 1 << 16, 1 << 13
+			c := lru.New[int](lru.Options{MaxBytes: maxBytes, MinorBytes: minorBytes, Shards: shards})
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
 
@@ -26,6 +26,10 @@ func TestBoundHoldsWhileAllInsert(t *testing.T) {
 				for i := 0; !done.Load(); i++ {
 					if n := c.Bytes(); n > maxBytes || n < 0 {
 						t.Errorf("Bytes() = %d, want 0 to %d", n, maxBytes)
+						return
+					}
+					if n := c.MinorBytes(); n > minorBytes || n < 0 {
+						t.Errorf("MinorBytes() = %d, want 0 to %d", n, minorBytes)
 						return
 					}
 					if i%100 == 0 {
@@ -42,18 +46,18 @@ func TestBoundHoldsWhileAllInsert(t *testing.T) {
 						if r.IntN(50) == 0 {
 							size = r.Int64N(maxBytes + 100)
 						}
-						expires := now + r.Int64N(1000)
+						terms := lru.Terms{Size: size, Expires: now + r.Int64N(1000), Minor: r.IntN(3) == 0}
 						switch op := r.IntN(1000); {
 						case op == 0:
 							c.Clear()
 						case op < 50:
 							c.Remove(key)
 						case op < 250:
-							c.Update(key, now, func(v int, _, _ int64) (int, int64, int64) { return v, size, expires })
+							c.Update(key, now, func(v int, _ lru.Terms) (int, lru.Terms) { return v, terms })
 						case op < 500:
 							c.Get(key, now)
 						default:
-							c.Set(key, now, g, size, expires)
+							c.Set(key, now, g, terms)
 						}
 					}
 				})
@@ -65,8 +69,8 @@ func TestBoundHoldsWhileAllInsert(t *testing.T) {
 			for k := range c.All(0) {
 				c.Remove(k)
 			}
-			if c.Bytes() != 0 || c.Len() != 0 {
-				t.Errorf("Bytes(), Len() = %d, %d after all is removed, want 0, 0", c.Bytes(), c.Len())
+			if c.Bytes() != 0 || c.MinorBytes() != 0 || c.Len() != 0 {
+				t.Errorf("Bytes(), MinorBytes(), Len() = %d, %d, %d after all is removed, want zeros", c.Bytes(), c.MinorBytes(), c.Len())
 			}
 		})
 	}
@@ -80,7 +84,7 @@ func TestLargeSetsDoNotStarve(t *testing.T) {
 	for g := range 4 {
 		small.Go(func() {
 			for i := 0; !done.Load(); i++ {
-				c.Set(strconv.Itoa(g)+" "+strconv.Itoa(i%100), 0, i, 0, never)
+				c.Set(strconv.Itoa(g)+" "+strconv.Itoa(i%100), 0, i, major(0, never))
 			}
 		})
 	}
@@ -88,7 +92,7 @@ func TestLargeSetsDoNotStarve(t *testing.T) {
 		large.Go(func() {
 			key := "large " + strconv.Itoa(g)
 			for i := range 200 {
-				if !c.Set(key, 0, i, maxBytes-charge(key, 0), never) {
+				if !c.Set(key, 0, i, major(maxBytes-charge(key, 0), never)) {
 					t.Errorf("Set number %d of MaxBytes = false, want true", i)
 				}
 			}
@@ -112,7 +116,7 @@ func TestSetsOfOneLargeKeyAreChargedOnce(t *testing.T) {
 		for g := range 4 {
 			wg.Go(func() {
 				<-start
-				if !c.Set("k", 0, g, maxBytes/4, never) {
+				if !c.Set("k", 0, g, major(maxBytes/4, never)) {
 					t.Error("Set = false, want true")
 				}
 			})
@@ -133,14 +137,18 @@ func TestSetsOfOneLargeKeyAreChargedOnce(t *testing.T) {
 }
 
 func TestUpdatesAreAtomic(t *testing.T) {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 16})
-	c.Set("k", 0, 0, 0, never)
+	c := lru.New[int](lru.Options{MaxBytes: 1 << 16, MinorBytes: 1 << 16})
+	c.Set("k", 0, 0, major(0, never))
 	const goroutines, updates = 8, 2000
 	var wg sync.WaitGroup
 	for range goroutines {
 		wg.Go(func() {
 			for range updates {
-				if !c.Update("k", 0, func(v int, size, expires int64) (int, int64, int64) { return v + 1, size + 1, expires }) {
+				if !c.Update("k", 0, func(v int, t lru.Terms) (int, lru.Terms) {
+					t.Size++
+					t.Minor = !t.Minor
+					return v + 1, t
+				}) {
 					t.Error("Update = false, want true")
 				}
 			}

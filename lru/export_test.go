@@ -3,37 +3,50 @@ package lru
 import "fmt"
 
 // Audit stops the cache by locking all shards and holds its accounts against
-// its entries: ring against map, bytes against entries, budget against shards.
+// its entries: rings against map, bytes against entries, budgets against shards.
 func (c *Cache[V]) Audit() error {
 	for i := range c.shards {
 		c.shards[i].mu.Lock()
 		defer c.shards[i].mu.Unlock()
 	}
-	var sum int64
+	var sum room
 	for i := range c.shards {
 		s := &c.shards[i]
-		var bytes int64
-		hand := s.hand == nil
-		e := s.front
-		for range len(s.entries) {
-			if e == nil || s.entries[e.key] != e || e.next.prev != e || e.prev.next != e {
-				return fmt.Errorf("shard %d: ring and map disagree", i)
+		n := 0
+		for _, minor := range []bool{false, true} {
+			r := s.ring(minor)
+			var bytes int64
+			hand := r.hand == nil
+			for e := range r.all() {
+				if n++; s.entries[e.key] != e || e.next.prev != e || e.prev.next != e || e.minor != minor || n > len(s.entries) {
+					return fmt.Errorf("shard %d: rings and map disagree", i)
+				}
+				bytes += e.bytes
+				hand = hand || r.hand == e
 			}
-			bytes += e.bytes
-			hand = hand || s.hand == e
-			e = e.next
+			if !hand || (r.hand == nil) != (r.front == nil) {
+				return fmt.Errorf("shard %d: hand is off its ring", i)
+			}
+			if bytes != r.bytes {
+				return fmt.Errorf("shard %d: counts %d bytes, entries have %d", i, r.bytes, bytes)
+			}
+			sum = sum.plus(roomOf(bytes, minor))
 		}
-		if e != s.front || !hand || (s.hand == nil) != (s.front == nil) {
-			return fmt.Errorf("shard %d: ring does not close or hand is off it", i)
+		if n != len(s.entries) {
+			return fmt.Errorf("shard %d: rings have %d entries, the map %d", i, n, len(s.entries))
 		}
-		if bytes != s.bytes {
-			return fmt.Errorf("shard %d: counts %d bytes, entries have %d", i, s.bytes, bytes)
-		}
-		sum += bytes
 	}
-	// The sum is read before the budget, which may be ahead of it.
-	if used := c.budget.used.Load(); sum > used || used > c.budget.max {
-		return fmt.Errorf("entries have %d bytes, %d are taken of %d", sum, used, c.budget.max)
+	if err := c.budget.all.audit(sum.all); err != nil {
+		return err
+	}
+	return c.budget.minor.audit(sum.minor)
+}
+
+// audit holds b against the sum over its entries, which was read before and may
+// be behind it.
+func (b *budget) audit(sum int64) error {
+	if used := b.used.Load(); sum > used || used > b.max {
+		return fmt.Errorf("entries have %d bytes, %d are taken of %d", sum, used, b.max)
 	}
 	return nil
 }
@@ -50,5 +63,10 @@ func (c *Cache[V]) ShardLens() []int {
 // Hold takes n bytes of the budget as if an entry were about to come, and
 // reports whether they were free. release gives them back.
 func (c *Cache[V]) Hold(n int64) (release func(), ok bool) {
-	return func() { c.budget.release(n) }, c.budget.take(n, n) == n
+	return func() { c.budget.all.release(n) }, c.budget.all.take(n, n) == n
+}
+
+// HoldMinor is Hold for the budget of the minor entries.
+func (c *Cache[V]) HoldMinor(n int64) (release func(), ok bool) {
+	return func() { c.budget.minor.release(n) }, c.budget.minor.take(n, n) == n
 }

@@ -3,8 +3,13 @@
 // under any concurrency. Entries expire, and when room is needed the least
 // recently used make it.
 //
+// An entry is major or minor. Minor entries are for what is welcome but not
+// missed, such as copies of what lives elsewhere: they have a bound of their own
+// within that of the cache, and make room for major ones before any of these
+// does. See [Terms].
+//
 // The keys are spread over shards, each a map and a recency list behind one
-// mutex. The budget is not divided among them: it is one number for the whole
+// mutex. The bounds are not divided among them: they are numbers for the whole
 // cache, taken from before an entry goes in and given back after one has gone
 // out, so that an entry of up to the whole bound fits whatever the number of
 // shards.
@@ -39,20 +44,48 @@ const Overhead = int64(unsafe.Sizeof(entry[uintptr]{})-unsafe.Sizeof(uintptr(0))
 // TestHeapIsWhatIsCharged holds it against the heap.
 const mapShare = 72
 
+// minorShare is the part of MaxBytes that minor entries may take by default: one
+// eighth, arbitrary.
+const minorShare = 8
+
 // maxShards bounds the default; arbitrary, 32 KiB of shards.
 const maxShards = 256
 
 // Options configures a [Cache].
 type Options struct {
-	// MaxBytes bounds the sum of len(key) + size + [Overhead] over all
+	// MaxBytes bounds the sum of len(key) + Size + [Overhead] over all
 	// entries. Zero or less keeps nothing.
 	MaxBytes int64
 
+	// MinorBytes bounds the same sum over the minor entries, which count
+	// towards MaxBytes too. Zero means an eighth of MaxBytes, and more than
+	// MaxBytes means MaxBytes; less than zero keeps no minor entry.
+	MinorBytes int64
+
 	// Shards is the number of independently locked parts, rounded up to a
 	// power of two. Zero or less means four for each of GOMAXPROCS, at most
-	// 256. With one shard the order of eviction is exactly that of use; with
-	// more it is so within a shard.
+	// 256. With one shard the order of eviction is exactly that of use within
+	// a class; with more it is so within a shard.
 	Shards int
+}
+
+// Terms are what an entry is kept under.
+type Terms struct {
+	// Size is the number of bytes of the value: the V itself, as
+	// [unsafe.Sizeof] has it, and what only it refers to. Less than zero counts
+	// as zero.
+	Size int64
+
+	// Expires is when the entry is fresh no more.
+	Expires int64
+
+	// Minor entries are bounded by MinorBytes and evicted first. Room for a
+	// major entry is made by the minor ones, of whatever shard, and by major
+	// ones only when none are left. Room for a minor entry is made by minor
+	// ones where MinorBytes would be exceeded, and else by major ones: a cache
+	// that is full of major entries could never keep a minor one otherwise. So
+	// minor entries displace major ones, but never by more than MinorBytes.
+	Minor bool
 }
 
 // Stats counts what left a [Cache] without having been asked to, since the
@@ -71,7 +104,7 @@ type Cache[V any] struct {
 
 	_ [64]byte // a hit reads what is above; every insertion writes what is below
 
-	budget budget
+	budget budgets
 
 	// gathering is held by the one call that is collecting room from all the
 	// shards. Two that each held half of what they need would wait for each
@@ -86,16 +119,21 @@ func New[V any](opts Options) *Cache[V] {
 	if n <= 0 {
 		n = min(4*runtime.GOMAXPROCS(0), maxShards)
 	}
-	return &Cache[V]{
+	c := &Cache[V]{
 		seed:   maphash.MakeSeed(),
 		shards: make([]shard[V], 1<<bits.Len(uint(n-1))),
-		budget: budget{max: max(opts.MaxBytes, 0)},
 	}
+	c.budget.all.max = max(opts.MaxBytes, 0)
+	c.budget.minor.max = min(max(opts.MinorBytes, 0), c.budget.all.max)
+	if opts.MinorBytes == 0 {
+		c.budget.minor.max = c.budget.all.max / minorShare
+	}
+	return c
 }
 
 // Get returns the value of key if it is there and has not expired, and makes it
-// the most recently used of its shard. An expired entry is dropped and counted
-// as an expiration. Get does not allocate.
+// the most recently used of its class and shard. An expired entry is dropped and
+// counted as an expiration. Get does not allocate.
 func (c *Cache[V]) Get(key string, now int64) (V, bool) {
 	var v V
 	s := &c.shards[c.home(key)]
@@ -105,7 +143,7 @@ func (c *Cache[V]) Get(key string, now int64) (V, bool) {
 		s.mu.Unlock()
 		return v, false
 	}
-	s.toFrontLocked(e)
+	s.ring(e.minor).toFront(e)
 	v = e.v
 	s.mu.Unlock()
 	return v, true
@@ -125,20 +163,19 @@ func (c *Cache[V]) Peek(key string, now int64) (V, bool) {
 	return e.v, true
 }
 
-// Set stores v under key until expires, as the most recently used of its shard,
-// and makes room for it. size is the number of bytes of v: the V itself, as
-// [unsafe.Sizeof] has it, and what only it refers to; less than zero counts as
-// zero. Each Set also looks at a few entries of the shard, in turn, and drops
-// those that have expired, so that what is never asked for again does not stay
-// for ever.
+// Set stores v under key on the terms t, as the most recently used of its class
+// and shard, and makes room for it. What it replaces may be of either class.
+// Each Set also looks at a few entries of the shard, in turn, and drops those
+// that have expired, so that what is never asked for again does not stay for
+// ever.
 //
 // Set reports whether v was kept. It is not if it would exceed MaxBytes by
-// itself, or has expired already, or, which takes a storm of concurrent calls,
-// if everybody else was quicker to take the room made for it. Whatever was
-// there under key before is gone then, too.
-func (c *Cache[V]) Set(key string, now int64, v V, size, expires int64) bool {
-	bytes := charge(key, size)
-	if bytes > c.budget.max || expires <= now {
+// itself, or MinorBytes if it is minor, or has expired already, or, which takes
+// a storm of concurrent calls, if everybody else was quicker to take the room
+// made for it. Whatever was there under key before is gone then, too.
+func (c *Cache[V]) Set(key string, now int64, v V, t Terms) bool {
+	bytes := charge(key, t.Size)
+	if !c.admits(bytes, t) || t.Expires <= now {
 		c.Remove(key)
 		return false
 	}
@@ -150,10 +187,10 @@ func (c *Cache[V]) Set(key string, now int64, v V, size, expires int64) bool {
 	// What is replaced pays for its successor: only the difference is taken,
 	// or given back once the smaller one is in place.
 	e := s.entries[key]
-	growth := bytes - e.charged()
+	growth := roomOf(bytes, t.Minor).minus(e.charged())
 	if c.roomLocked(s, growth, e, now) {
-		s.putLocked(e, key, v, bytes, expires)
-		c.budget.release(-growth)
+		s.putLocked(e, key, v, bytes, t)
+		c.budget.release(room{}.minus(growth))
 		s.mu.Unlock()
 		return true
 	}
@@ -164,7 +201,7 @@ func (c *Cache[V]) Set(key string, now int64, v V, size, expires int64) bool {
 
 	c.gathering.Lock()
 	defer c.gathering.Unlock()
-	if !c.gather(bytes, home+1, nil, now) {
+	if !c.gather(roomOf(bytes, t.Minor), home+1, nil, now) {
 		return false
 	}
 	s.mu.Lock()
@@ -172,26 +209,27 @@ func (c *Cache[V]) Set(key string, now int64, v V, size, expires int64) bool {
 	// Another Set of the key may have come in between; it came first, then.
 	e = s.entries[key]
 	replaced := e.charged()
-	s.putLocked(e, key, v, bytes, expires)
+	s.putLocked(e, key, v, bytes, t)
 	c.budget.release(replaced)
 	return true
 }
 
-// Update replaces value, size and expiry of the fresh entry of key by what f
-// makes of them, in one step as other calls see it, and without counting as a
-// use. It reports whether it did: not if key has no fresh entry, and not if the
-// entry would grow by more than there is room to be made for, in which case it
-// stays exactly as it was. An expiry that has passed is kept like any other,
-// and the entry is expired.
+// Update replaces value and terms of the fresh entry of key by what f makes of
+// them, in one step as other calls see it, and without counting as a use; but an
+// entry that changes class becomes the most recently used of its new one. It
+// reports whether it did: not if key has no fresh entry, and not if there is no
+// room to be made for what the entry would grow by, or for a minor one within
+// MinorBytes, in which case it stays exactly as it was. An expiry that has
+// passed is kept like any other, and the entry is expired.
 //
 // f runs with the shard locked: it must be quick and must not call the cache.
 // It may run twice, the second time perhaps on another value, so it should do
 // nothing but compute; what it notes for the caller counts only if Update
 // returns true. It must not write to what v refers to, which readers share.
-func (c *Cache[V]) Update(key string, now int64, f func(v V, size, expires int64) (V, int64, int64)) bool {
+func (c *Cache[V]) Update(key string, now int64, f func(v V, t Terms) (V, Terms)) bool {
 	home := c.home(key)
-	e, short := c.update(home, key, now, 0, f)
-	if short == 0 {
+	e, short := c.update(home, key, now, room{}, f)
+	if short == (room{}) {
 		return e != nil
 	}
 	c.gathering.Lock()
@@ -200,13 +238,13 @@ func (c *Cache[V]) Update(key string, now int64, f func(v V, size, expires int64
 		return false
 	}
 	e, short = c.update(home, key, now, short, f)
-	return e != nil && short == 0
+	return e != nil && short == room{}
 }
 
 // update applies f to the fresh entry of key if the entry's growth fits in what
-// can be taken at once and have, bytes taken before, which it uses or gives
-// back. Else it returns the entry as it was and by how much it would grow.
-func (c *Cache[V]) update(home int, key string, now, have int64, f func(V, int64, int64) (V, int64, int64)) (*entry[V], int64) {
+// can be taken at once and have, taken before, which it uses or gives back. Else
+// it returns the entry as it was and what it would grow by.
+func (c *Cache[V]) update(home int, key string, now int64, have room, f func(V, Terms) (V, Terms)) (*entry[V], room) {
 	s := &c.shards[home]
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,21 +253,20 @@ func (c *Cache[V]) update(home int, key string, now, have int64, f func(V, int64
 
 	e := c.freshLocked(s, key, now)
 	if e == nil {
-		return nil, 0
+		return nil, room{}
 	}
-	v, size, expires := f(e.v, e.bytes-int64(len(key))-Overhead, e.expires)
-	bytes := charge(key, size)
-	if bytes > c.budget.max {
-		return nil, 0
+	v, t := f(e.v, Terms{Size: e.bytes - int64(len(key)) - Overhead, Expires: e.expires, Minor: e.minor})
+	bytes := charge(key, t.Size)
+	if !c.admits(bytes, t) {
+		return nil, room{}
 	}
-	growth := bytes - e.bytes
-	if !c.roomLocked(s, growth-have, e, now) {
-		return e, growth
+	growth := roomOf(bytes, t.Minor).minus(e.charged())
+	if !c.roomLocked(s, growth.minus(have), e, now) {
+		return e, growth.max(room{})
 	}
-	s.bytes += growth
-	e.v, e.bytes, e.expires = v, bytes, expires
-	rest = have - growth
-	return e, 0
+	s.amendLocked(e, v, bytes, t)
+	rest = have.minus(growth)
+	return e, room{}
 }
 
 // Remove drops the entry of key and reports whether there was one, fresh or
@@ -257,8 +294,8 @@ func (c *Cache[V]) Clear() {
 	}
 }
 
-// All iterates over the entries that are fresh at now, shard by shard, the most
-// recently used of a shard first. It counts as no use. A shard is copied when
+// All iterates over the entries that are fresh at now, shard by shard, the major
+// ones of a shard before the minor ones and the most recently used first. It counts as no use. A shard is copied when
 // the iteration reaches it and no lock is held while the loop's body runs, so
 // the body may call the cache, and may meet an entry that is there no more.
 func (c *Cache[V]) All(now int64) iter.Seq2[string, V] {
@@ -273,12 +310,12 @@ func (c *Cache[V]) All(now int64) iter.Seq2[string, V] {
 			clear(pairs) // do not keep the last shard's values alive
 			pairs = pairs[:0]
 			s.mu.Lock()
-			e := s.front
-			for range len(s.entries) {
-				if !e.expired(now) {
-					pairs = append(pairs, pair{e.key, e.v})
+			for i := range s.rings {
+				for e := range s.rings[i].all() {
+					if !e.expired(now) {
+						pairs = append(pairs, pair{e.key, e.v})
+					}
 				}
-				e = e.next
 			}
 			s.mu.Unlock()
 			for _, p := range pairs {
@@ -303,11 +340,17 @@ func (c *Cache[V]) Len() int {
 	return n
 }
 
-// Bytes returns how much of MaxBytes is taken: the sum of len(key) + size +
+// Bytes returns how much of MaxBytes is taken: the sum of len(key) + Size +
 // [Overhead] over all entries, and what a Set or Update under way has reserved.
 // It takes no lock.
 func (c *Cache[V]) Bytes() int64 {
-	return c.budget.used.Load()
+	return c.budget.all.used.Load()
+}
+
+// MinorBytes returns how much of MinorBytes is taken, counted like Bytes. It
+// takes no lock.
+func (c *Cache[V]) MinorBytes() int64 {
+	return c.budget.minor.used.Load()
 }
 
 // Stats returns the counters, shard by shard.
@@ -326,6 +369,11 @@ func (c *Cache[V]) Stats() Stats {
 // home returns the index of key's shard.
 func (c *Cache[V]) home(key string) int {
 	return int(maphash.String(c.seed, key) & uint64(len(c.shards)-1))
+}
+
+// admits reports whether an entry is within the bounds by itself.
+func (c *Cache[V]) admits(bytes int64, t Terms) bool {
+	return bytes <= c.budget.all.max && (!t.Minor || bytes <= c.budget.minor.max)
 }
 
 // freshLocked returns the entry of key, or nil if there is none that has not

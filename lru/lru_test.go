@@ -9,11 +9,17 @@ import (
 	"github.com/peercache/peercache/lru"
 )
 
+func major(size, expires int64) lru.Terms { return lru.Terms{Size: size, Expires: expires} }
+
+func minor(size, expires int64) lru.Terms {
+	return lru.Terms{Size: size, Expires: expires, Minor: true}
+}
+
 // fill sets n entries of size 100 that never expire.
 func fill(tb testing.TB, c *lru.Cache[int], n int) {
 	tb.Helper()
 	for i := range n {
-		if !c.Set(strconv.Itoa(i), 0, i, 100, never) {
+		if !c.Set(strconv.Itoa(i), 0, i, major(100, never)) {
 			tb.Fatalf("Set(%d) = false, want true", i)
 		}
 	}
@@ -33,19 +39,19 @@ func TestEntryOfTheWholeBudgetFitsWithAnyShards(t *testing.T) {
 			c := lru.New[int](lru.Options{MaxBytes: maxBytes, Shards: shards})
 			fill(t, c, 10_000)
 			size := maxBytes - charge("large", 0)
-			if !c.Set("large", 0, 1, size, never) {
+			if !c.Set("large", 0, 1, major(size, never)) {
 				t.Error("Set of MaxBytes = false, want true")
 			}
 			if c.Len() != 1 || c.Bytes() != maxBytes {
 				t.Errorf("Len(), Bytes() = %d, %d, want 1, %d", c.Len(), c.Bytes(), maxBytes)
 			}
-			if !c.Set("large", 0, 2, size, never) {
+			if !c.Set("large", 0, 2, major(size, never)) {
 				t.Error("replacing MaxBytes by MaxBytes = false, want true")
 			}
 			if st := c.Stats(); st.Expirations != 0 || st.Evictions != 10_000 {
 				t.Errorf("Stats() = %+v, want 10000 evictions", st)
 			}
-			if c.Set("large", 0, 3, size+1, never) {
+			if c.Set("large", 0, 3, major(size+1, never)) {
 				t.Error("Set of MaxBytes+1 = true, want false")
 			}
 			if v, ok := c.Peek("large", 0); ok || c.Bytes() != 0 {
@@ -60,7 +66,7 @@ func TestLargeEntryTakesALittleFromEveryShard(t *testing.T) {
 	c := lru.New[int](lru.Options{MaxBytes: 1 << 20, Shards: 16})
 	fill(t, c, 10_000)
 	before := c.ShardLens()
-	if !c.Set("large", 0, 0, 1<<18, never) {
+	if !c.Set("large", 0, 0, major(1<<18, never)) {
 		t.Fatal("Set = false, want true")
 	}
 	for i, n := range c.ShardLens() {
@@ -74,10 +80,10 @@ func TestUpdateTakesRoomFromOtherShards(t *testing.T) {
 	const maxBytes = 1 << 16
 	c := lru.New[int](lru.Options{MaxBytes: maxBytes, Shards: 64})
 	fill(t, c, 1000)
-	c.Set("k", 0, 1, 0, never)
+	c.Set("k", 0, 1, major(0, never))
 	size := maxBytes - charge("k", 0)
 	grow := func(by int64) bool {
-		return c.Update("k", 0, func(v int, _, expires int64) (int, int64, int64) { return v + 1, size + by, expires })
+		return c.Update("k", 0, func(v int, _ lru.Terms) (int, lru.Terms) { return v + 1, major(size+by, never) })
 	}
 	if grow(1) {
 		t.Error("Update to MaxBytes+1 = true, want false")
@@ -104,14 +110,14 @@ func TestSetGivesUpWhereNoRoomIsToBeFound(t *testing.T) {
 		t.Fatal("half of an empty cache is not free")
 	}
 	fill(t, c, 1000)
-	if c.Set("k", 0, 0, maxBytes/2, never) {
+	if c.Set("k", 0, 0, major(maxBytes/2, never)) {
 		t.Error("Set = true with half of the budget held, want false")
 	}
 	if c.Len() != 0 || c.Bytes() != maxBytes/2 {
 		t.Errorf("Len(), Bytes() = %d, %d, want 0, %d", c.Len(), c.Bytes(), maxBytes/2)
 	}
 	release()
-	if !c.Set("k", 0, 0, maxBytes/2, never) || c.Bytes() != charge("k", maxBytes/2) {
+	if !c.Set("k", 0, 0, major(maxBytes/2, never)) || c.Bytes() != charge("k", maxBytes/2) {
 		t.Errorf("Bytes() = %d after a Set with room, want %d", c.Bytes(), charge("k", maxBytes/2))
 	}
 	audit(t, c)
@@ -119,10 +125,10 @@ func TestSetGivesUpWhereNoRoomIsToBeFound(t *testing.T) {
 
 func TestUpdateDoesNotCountAsUse(t *testing.T) {
 	c := lru.New[int](lru.Options{MaxBytes: 2 * charge("a", 0), Shards: 1})
-	c.Set("a", 0, 1, 0, never)
-	c.Set("b", 0, 2, 0, never)
-	c.Update("a", 0, func(int, int64, int64) (int, int64, int64) { return 3, 0, never })
-	c.Set("c", 0, 4, 0, never)
+	c.Set("a", 0, 1, major(0, never))
+	c.Set("b", 0, 2, major(0, never))
+	c.Update("a", 0, func(int, lru.Terms) (int, lru.Terms) { return 3, major(0, never) })
+	c.Set("c", 0, 4, major(0, never))
 	if _, ok := c.Peek("a", 0); ok {
 		t.Error("a is there, want it evicted before b")
 	}
@@ -132,7 +138,7 @@ func TestPanicInUpdateLeavesTheCacheWhole(t *testing.T) {
 	for _, size := range []int64{10, 5000} { // the second makes f run twice
 		c := lru.New[int](lru.Options{MaxBytes: 8192, Shards: 64})
 		fill(t, c, 100)
-		c.Set("k", 0, 7, 100, never)
+		c.Set("k", 0, 7, major(100, never))
 		runs := 0
 		func() {
 			defer func() {
@@ -140,11 +146,12 @@ func TestPanicInUpdateLeavesTheCacheWhole(t *testing.T) {
 					t.Errorf("recovered %v, want boom", r)
 				}
 			}()
-			c.Update("k", 0, func(v int, _, expires int64) (int, int64, int64) {
+			c.Update("k", 0, func(v int, t lru.Terms) (int, lru.Terms) {
 				if runs++; runs == 2 || size == 10 {
 					panic("boom")
 				}
-				return v, size, expires
+				t.Size = size
+				return v, t
 			})
 		}()
 		if v, ok := c.Get("k", 0); v != 7 || !ok {
@@ -157,7 +164,7 @@ func TestPanicInUpdateLeavesTheCacheWhole(t *testing.T) {
 		if c.Bytes() != sum {
 			t.Errorf("Bytes() = %d, want %d", c.Bytes(), sum)
 		}
-		if !c.Set("k", 0, 8, size, never) {
+		if !c.Set("k", 0, 8, major(size, never)) {
 			t.Error("Set = false after the panic, want true")
 		}
 		audit(t, c)
@@ -167,14 +174,14 @@ func TestPanicInUpdateLeavesTheCacheWhole(t *testing.T) {
 func TestSweepFindsWhatIsNeverAskedFor(t *testing.T) {
 	const n = 1000
 	c := lru.New[int](lru.Options{MaxBytes: 1 << 30, Shards: 1})
-	c.Set("last and forever", -20, 0, 0, never) // a sweep of the last entries alone would stop here
+	c.Set("last and forever", -20, 0, major(0, never)) // a sweep of the last entries alone would stop here
 	for i := range n {
-		c.Set(strconv.Itoa(i), -20, i, 0, -10)
+		c.Set(strconv.Itoa(i), -20, i, major(0, -10))
 	}
 	sets := 0
 	for ; c.Len() > 2 && sets < 2*n; sets++ {
 		before := c.Len()
-		c.Set("k", -5, 0, 0, never)
+		c.Set("k", -5, 0, major(0, never))
 		if dropped := before - c.Len(); dropped > 2 {
 			t.Fatalf("one Set dropped %d entries, want at most 2", dropped)
 		}
@@ -192,7 +199,7 @@ func TestSweepKeepsUpWithInsertions(t *testing.T) {
 	c := lru.New[int](lru.Options{MaxBytes: 1 << 30, Shards: 1})
 	const life = 100
 	for now := range int64(100_000) {
-		c.Set(strconv.FormatInt(now, 10), now, 0, 0, now+life)
+		c.Set(strconv.FormatInt(now, 10), now, 0, major(0, now+life))
 		if c.Len() > 10*life {
 			t.Fatalf("Len() = %d at %d, where one entry comes each tick and lives for %d", c.Len(), now, life)
 		}
@@ -203,10 +210,10 @@ func TestExpiredVictimIsAnExpiration(t *testing.T) {
 	size := charge("0", 0)
 	c := lru.New[int](lru.Options{MaxBytes: 8 * size, Shards: 1})
 	for i := range 8 {
-		c.Set(strconv.Itoa(i), 0, i, 0, int64(10+i))
+		c.Set(strconv.Itoa(i), 0, i, major(0, int64(10+i)))
 	}
 	// The sweep drops two, the other three make room.
-	if !c.Set("x", 15, 0, 4*size, never) {
+	if !c.Set("x", 15, 0, major(4*size, never)) {
 		t.Fatal("Set = false, want true")
 	}
 	if got, want := c.Stats(), (lru.Stats{Expirations: 5}); got != want {
@@ -217,10 +224,10 @@ func TestExpiredVictimIsAnExpiration(t *testing.T) {
 func TestEntryExpiresAtItsExpiry(t *testing.T) {
 	for _, at := range []int64{math.MinInt64 + 1, -852_076_800_000_000_000, 0, 1, math.MaxInt64 - 1} {
 		c := lru.New[int](lru.Options{MaxBytes: 1000})
-		if c.Set("k", at, 1, 0, at) {
+		if c.Set("k", at, 1, major(0, at)) {
 			t.Errorf("Set of an entry that expires now, at %d, = true, want false", at)
 		}
-		c.Set("k", at-1, 1, 0, at)
+		c.Set("k", at-1, 1, major(0, at))
 		if _, ok := c.Get("k", at-1); !ok {
 			t.Errorf("nothing 1 ns before %d", at)
 		}
@@ -230,7 +237,7 @@ func TestEntryExpiresAtItsExpiry(t *testing.T) {
 		if _, ok := c.Get("k", at); ok || c.Bytes() != 0 || c.Stats().Expirations != 1 {
 			t.Errorf("Get at %d = %t, Bytes() = %d, Stats() = %+v, want one expiration", at, ok, c.Bytes(), c.Stats())
 		}
-		c.Set("k", at, 1, 0, never)
+		c.Set("k", at, 1, major(0, never))
 		if _, ok := c.Get("k", math.MaxInt64-1); !ok {
 			t.Error("an entry without end ended")
 		}
@@ -240,7 +247,7 @@ func TestEntryExpiresAtItsExpiry(t *testing.T) {
 func TestNothingIsKeptWithoutBytes(t *testing.T) {
 	for _, maxBytes := range []int64{math.MinInt64, -1, 0, lru.Overhead - 1} {
 		c := lru.New[int](lru.Options{MaxBytes: maxBytes})
-		if c.Set("", 0, 1, 0, never) || c.Set("k", 0, 1, -1000, never) || c.Len() != 0 || c.Bytes() != 0 {
+		if c.Set("", 0, 1, major(0, never)) || c.Set("k", 0, 1, major(-1000, never)) || c.Len() != 0 || c.Bytes() != 0 {
 			t.Errorf("MaxBytes %d: Len(), Bytes() = %d, %d, want nothing kept", maxBytes, c.Len(), c.Bytes())
 		}
 	}
@@ -248,11 +255,11 @@ func TestNothingIsKeptWithoutBytes(t *testing.T) {
 
 func TestAbsurdSizesAreHarmless(t *testing.T) {
 	c := lru.New[int](lru.Options{MaxBytes: math.MaxInt64, Shards: 1})
-	c.Set("a", 0, 1, math.MinInt64, never)
+	c.Set("a", 0, 1, major(math.MinInt64, never))
 	if got, want := c.Bytes(), charge("a", 0); got != want {
 		t.Errorf("Bytes() = %d after a negative size, want %d", got, want)
 	}
-	if !c.Set("b", 0, 1, math.MaxInt64, never) || c.Bytes() != math.MaxInt64 || c.Len() != 1 {
+	if !c.Set("b", 0, 1, major(math.MaxInt64, never)) || c.Bytes() != math.MaxInt64 || c.Len() != 1 {
 		t.Errorf("Bytes(), Len() = %d, %d, want %d, 1", c.Bytes(), c.Len(), int64(math.MaxInt64))
 	}
 	audit(t, c)
@@ -278,7 +285,7 @@ func TestBodyOfAllMayChangeTheCache(t *testing.T) {
 	seen := 0
 	for k := range c.All(0) {
 		c.Remove(k)
-		c.Set("new "+k, 0, 0, 0, 1) // may be met when its shard's turn comes
+		c.Set("new "+k, 0, 0, major(0, 1)) // may be met when its shard's turn comes
 		seen++
 		if seen > 1000 {
 			t.Fatal("All does not end")
@@ -315,7 +322,7 @@ func TestClearLeavesAnEmptyCacheThatWorks(t *testing.T) {
 
 func TestEmptyKeyIsAKey(t *testing.T) {
 	c := lru.New[string](lru.Options{MaxBytes: 1000})
-	c.Set("", 0, "v", 1, never)
+	c.Set("", 0, "v", major(1, never))
 	if v, ok := c.Get("", 0); v != "v" || !ok {
 		t.Errorf(`Get("") = %q, %t, want v`, v, ok)
 	}

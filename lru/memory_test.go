@@ -12,9 +12,9 @@ import (
 
 // A record is what a store is likely to hold: 64 bytes, and what they refer to.
 type record struct {
-	data  []byte
-	rest  [3]int64
-	state any
+	data []byte
+	_    [3]int64
+	_    any
 }
 
 func newRecord(n int) (record, int64) {
@@ -36,8 +36,12 @@ func checkHeap[V any](t *testing.T, base int64, c *lru.Cache[V]) {
 	ratio := float64(live) / float64(charged)
 	t.Logf("%d entries: %.1f bytes each on the heap, %.1f charged, ratio %.3f",
 		c.Len(), float64(live)/float64(c.Len()), float64(charged)/float64(c.Len()), ratio)
-	if ratio < 0.85 || ratio > 1.15 {
-		t.Errorf("heap is %.3f of what is charged, want 0.85 to 1.15", ratio)
+	least := 0.85
+	if strconv.IntSize == 32 {
+		least = 0.80 // a map's slots are half as wide there as what is charged for them
+	}
+	if ratio < least || ratio > 1.15 {
+		t.Errorf("heap is %.3f of what is charged, want %.2f to 1.15", ratio, least)
 	}
 	runtime.KeepAlive(c)
 }
@@ -51,7 +55,7 @@ func TestHeapIsWhatIsCharged(t *testing.T) {
 			c := lru.New[record](lru.Options{MaxBytes: 1 << 40, Shards: 16})
 			for i := range n {
 				v, size := newRecord(i % 128)
-				c.Set(fmt.Sprintf("user:%012d", i), 0, v, size, never)
+				c.Set(fmt.Sprintf("user:%012d", i), 0, v, major(size, never))
 			}
 			checkHeap(t, base, c)
 		})
@@ -65,13 +69,13 @@ func TestHeapIsWhatIsChargedAfterTurnover(t *testing.T) {
 			c := lru.New[record](lru.Options{MaxBytes: maxBytes, Shards: 16})
 			for i := range 400_000 {
 				v, size := newRecord(i % 128)
-				c.Set(fmt.Sprintf("user:%012d", i), 0, v, size, never)
+				c.Set(fmt.Sprintf("user:%012d", i), 0, v, major(size, never))
 			}
 			checkHeap(t, base, c)
 
 			for i := range 10_000 { // few large ones where many small ones were
 				v, size := newRecord(16 << 10)
-				c.Set(fmt.Sprintf("file:%012d", i), 0, v, size, never)
+				c.Set(fmt.Sprintf("file:%012d", i), 0, v, major(size, never))
 			}
 			checkHeap(t, base, c)
 
@@ -88,14 +92,14 @@ func TestHitDoesNotAllocate(t *testing.T) {
 	c := lru.New[record](lru.Options{MaxBytes: 1 << 20})
 	v, size := newRecord(100)
 	for i := range 100 {
-		c.Set(strconv.Itoa(i), 0, v, size, never)
+		c.Set(strconv.Itoa(i), 0, v, major(size, never))
 	}
-	update := func(v record, size, expires int64) (record, int64, int64) { return v, size, expires }
+	update := func(v record, t lru.Terms) (record, lru.Terms) { return v, t }
 	for name, f := range map[string]func(){
 		"Get":                func() { c.Get("42", 0) },
 		"Get of nothing":     func() { c.Get("nothing", 0) },
 		"Peek":               func() { c.Peek("42", 0) },
-		"Set of a known key": func() { c.Set("42", 0, v, size, never) },
+		"Set of a known key": func() { c.Set("42", 0, v, major(size, never)) },
 		"Update":             func() { c.Update("42", 0, update) },
 	} {
 		if n := testing.AllocsPerRun(1000, f); n != 0 {
