@@ -32,6 +32,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"regexp"
 	"time"
 )
@@ -52,6 +53,16 @@ import (
 //
 // A loader that panics or calls runtime.Goexit gives its callers a [*PanicError].
 type Loader[V any] func(ctx context.Context, key string) (v V, ttl time.Duration, err error)
+
+// A BatchLoader loads many keys in one call: one query, one request. The keys are
+// those that this node owns of one GetMany, or of several callers whose loads had
+// to wait for their turn; a single Get calls it with one key.
+//
+// A key absent from vs is not found, which is remembered for Options.NotFoundTTL.
+// Beside an error, the keys that are in vs have been loaded all the same, and the
+// others have failed with it. All else is as for a [Loader]; neither keys nor vs
+// may be changed after it returns.
+type BatchLoader[V any] func(ctx context.Context, keys []string) (vs map[string]V, ttl time.Duration, err error)
 
 // TTL returns a Loader that serves what load returns for ttl. It remembers a
 // key that is not found only as [Options].NotFoundTTL says.
@@ -94,7 +105,20 @@ type Options struct {
 	// Default 10 seconds; negative keeps no copies.
 	HotTTL time.Duration
 
-	// LoadTimeout is how long the loader may take. Default 10 seconds.
+	// StaleFor is how much longer than its life an entry may be served, by a
+	// node that may act for its key, while one load in the background replaces
+	// it, or while loads fail: then another is tried after 0.1 seconds,
+	// doubling to 5. A key that was removed is never served, and a copy of
+	// another node's entry never after its end. Default 0: not at all.
+	StaleFor time.Duration
+
+	// MaxLoads is how many calls of the loader may run at once in this process.
+	// Four times as many keys may wait for their turn, each for at most a
+	// second; beyond that is ErrOverloaded. Default 256; negative means no
+	// limit.
+	MaxLoads int
+
+	// LoadTimeout is how long a call of the loader may take. Default 10 seconds.
 	LoadTimeout time.Duration
 
 	// Codec turns values into bytes and back. By default []byte, string and
@@ -108,6 +132,7 @@ const (
 	defaultMaxTTL      = time.Hour
 	defaultHotTTL      = 10 * time.Second
 	defaultLoadTimeout = 10 * time.Second
+	defaultMaxLoads    = 256
 )
 
 // withDefaults returns a copy of o in which every field says what it means.
@@ -129,6 +154,13 @@ func (o *Options) withDefaults() Options {
 	if opts.LoadTimeout <= 0 {
 		opts.LoadTimeout = defaultLoadTimeout
 	}
+	switch {
+	case opts.MaxLoads == 0:
+		opts.MaxLoads = defaultMaxLoads
+	case opts.MaxLoads < 0:
+		opts.MaxLoads = math.MaxInt32
+	}
+	opts.StaleFor = max(opts.StaleFor, 0)
 	return opts
 }
 
@@ -157,20 +189,49 @@ func New[V any](name string, load Loader[V], opts *Options) *Cache[V] {
 	if load == nil {
 		panic(fmt.Sprintf("peercache: New(%q) needs a loader", name))
 	}
+	return newCache(name, opts, false, func(c *Cache[V]) loader {
+		return func(ctx context.Context, keys []string) []loaded {
+			v, ttl, err := load(ctx, keys[0])
+			return []loaded{c.packed(v, ttl, err)}
+		}
+	})
+}
+
+// NewBatch is New for a loader that takes many keys at once.
+func NewBatch[V any](name string, load BatchLoader[V], opts *Options) *Cache[V] {
+	if load == nil {
+		panic(fmt.Sprintf("peercache: NewBatch(%q) needs a loader", name))
+	}
+	return newCache(name, opts, true, func(c *Cache[V]) loader {
+		return func(ctx context.Context, keys []string) []loaded {
+			vs, ttl, err := load(ctx, keys)
+			all := make([]loaded, len(keys))
+			for i, key := range keys {
+				v, ok := vs[key]
+				switch {
+				case ok:
+					all[i] = c.packed(v, ttl, nil)
+				case err != nil:
+					all[i].err = err
+				default:
+					all[i].err = ErrNotFound
+				}
+			}
+			return all
+		}
+	})
+}
+
+// newCache is what New and NewBatch share. The loader packs values for the cache
+// that it is made for.
+func newCache[V any](name string, opts *Options, batch bool, load func(*Cache[V]) loader) *Cache[V] {
 	if !validName.MatchString(name) {
 		panic(fmt.Sprintf("peercache: cache name %q is not 1 to 64 of A-Z a-z 0-9 . _ -", name))
 	}
 	o := opts.withDefaults()
 	c := &Cache[V]{form: formOf[V](o.Codec)}
-	c.engine = newEngine(name, o)
-	c.engine.loader = func(ctx context.Context, key string) (item, time.Duration, error) {
-		v, ttl, err := load(ctx, key)
-		if err != nil {
-			return item{}, ttl, err
-		}
-		it, err := c.pack(v)
-		return it, ttl, err
-	}
+	c.engine = newEngine(name, o, batch)
+	c.engine.loader = load(c)
 	if decode := c.form.decode; decode != nil {
 		c.engine.decode = func(bytes string) (any, error) { return decode(bytes) }
 	}
@@ -297,6 +358,15 @@ func (c *Cache[V]) Keys() iter.Seq[string] {
 // Stats returns what the cache has counted, and how much it holds.
 func (c *Cache[V]) Stats() Stats { return c.engine.stats() }
 
+// packed is what a loader returned, with the value as an item.
+func (c *Cache[V]) packed(v V, ttl time.Duration, err error) loaded {
+	if err != nil {
+		return loaded{ttl: ttl, err: err}
+	}
+	it, err := c.pack(v)
+	return loaded{item: it, ttl: ttl, err: err}
+}
+
 // pack makes an item of a value.
 func (c *Cache[V]) pack(v V) (item, error) {
 	bytes, err := c.form.encode(v)
@@ -306,7 +376,7 @@ func (c *Cache[V]) pack(v V) (item, error) {
 	if err := checkValue(len(bytes)); err != nil {
 		return item{}, err
 	}
-	it := item{bytes: bytes, size: len(bytes)}
+	it := item{bytes: bytes, size: uint32(len(bytes))}
 	switch {
 	case c.form.view != nil:
 	case c.engine.node == nil:

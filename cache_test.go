@@ -37,11 +37,11 @@ func TestGetLoadsOnceUntilTheTTLEnds(t *testing.T) {
 		ttl, maxTTL   time.Duration
 		fresh, expire time.Duration
 	}{
-		{"loader's ttl", time.Minute, 0, time.Minute - time.Millisecond, time.Minute},
-		{"no ttl means MaxTTL", 0, 3 * time.Second, 3*time.Second - 1, 3 * time.Second},
-		{"default MaxTTL", 0, 0, time.Hour - 1, time.Hour},
-		{"MaxTTL caps", time.Hour, time.Second, time.Second - 1, time.Second},
-		{"shorter than the coarse clock's tick", time.Millisecond, 0, time.Millisecond - 1, time.Millisecond},
+		{"loader's ttl", time.Minute, 0, 57*time.Second - 1, time.Minute}, // up to 5 % early
+		{"no ttl means MaxTTL", 0, 3 * time.Second, 2850*time.Millisecond - 1, 3 * time.Second},
+		{"default MaxTTL", 0, 0, 57*time.Minute - 1, time.Hour},
+		{"MaxTTL caps", time.Hour, time.Second, 950*time.Millisecond - 1, time.Second},
+		{"shorter than the coarse clock's tick", time.Millisecond, 0, 950*time.Microsecond - 1, time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -114,9 +114,9 @@ func TestNotFoundIsRememberedAsLongAsSaid(t *testing.T) {
 				}
 				get(1)
 				if c.remembered > 0 {
-					time.Sleep(c.remembered - 1)
+					time.Sleep(c.remembered - c.remembered/20 - 1)
 					get(1)
-					time.Sleep(1)
+					time.Sleep(c.remembered/20 + 1)
 				}
 				get(2)
 				if slices.Collect(cache.Keys()) != nil {
@@ -692,8 +692,9 @@ func TestStoreAgreesWithAPlainMap(t *testing.T) {
 			return version[key], ttl, nil
 		}, nil)
 		type entry struct {
-			v   int
-			end time.Time
+			v    int
+			end  time.Time // not later, and at most a twentieth of life earlier
+			life time.Duration
 		}
 		model := map[string]entry{}
 		keys := []string{"a", "b", "c", "d", "e"}
@@ -714,19 +715,29 @@ func TestStoreAgreesWithAPlainMap(t *testing.T) {
 				if err := cache.Set(t.Context(), key, v, d); err != nil {
 					t.Fatal(err)
 				}
-				model[key] = entry{v, time.Now().Add(d)}
+				model[key] = entry{v, time.Now().Add(d), d}
 			default:
-				e, ok := model[key]
-				if !ok || !time.Now().Before(e.end) {
-					e = entry{version[key], time.Now().Add(ttl)}
-					model[key] = e
-				}
+				before := cache.Stats().Loads
 				v, err := cache.Get(t.Context(), key)
 				if errors.Is(err, peercache.ErrNotFound) {
 					v, err = 0, nil
 				}
-				if err != nil || v != e.v {
-					t.Fatalf("Get(%s) = %d, %v, want %d", key, v, err, e.v)
+				if err != nil {
+					t.Fatalf("Get(%s): %v", key, err)
+				}
+				e, held := model[key]
+				loaded := cache.Stats().Loads > before
+				switch left := time.Until(e.end); {
+				case loaded && held && left > e.life/20:
+					t.Fatalf("Get(%s) was a load, %v before the end of a life of %v", key, left, e.life)
+				case !loaded && (!held || left <= 0):
+					t.Fatalf("Get(%s) was no load", key)
+				case loaded:
+					e = entry{version[key], time.Now().Add(ttl), ttl}
+					model[key] = e
+				}
+				if v != e.v {
+					t.Fatalf("Get(%s) = %d, want %d", key, v, e.v)
 				}
 			}
 		}
@@ -738,8 +749,8 @@ func TestStoreAgreesWithAPlainMap(t *testing.T) {
 			}
 		})
 		for key, e := range model {
-			if want := e.v != 0 && time.Now().Before(e.end); held[key] != want {
-				t.Errorf("Keys lists %s: %v, want %v", key, held[key], want)
+			if left := time.Until(e.end); held[key] && (e.v == 0 || left <= 0) || !held[key] && e.v != 0 && left > e.life/20 {
+				t.Errorf("Keys lists %s: %v, which has %v left", key, held[key], left)
 			}
 		}
 	})

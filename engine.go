@@ -3,9 +3,9 @@ package peercache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,8 +51,12 @@ type network interface {
 	// left; it reports whether it does.
 	background(f func()) bool
 
-	// passedOver counts keys for which a peer was asked in vain.
-	passedOver(keys int)
+	// admit reports whether a peer is worth asking for keys. If it is, get
+	// must follow: it may be the only request that is let through.
+	admit(peer string) bool
+
+	// passedOver counts keys for which a peer was asked in vain, or not asked.
+	passedOver(asked bool, keys int)
 
 	unregister(e *engine)
 	log() *slog.Logger
@@ -71,7 +75,9 @@ type engine struct {
 	name   string
 	seed   uint64 // of the hash that finds owners
 	opts   Options
-	loader func(ctx context.Context, key string) (item, time.Duration, error)
+	batch  bool // the loader takes many keys at once
+	loader loader
+	gate   gate
 	decode func(bytes string) (any, error) // nil for values that are bytes
 	node   network                         // nil: alone for ever
 	store  *store
@@ -80,8 +86,9 @@ type engine struct {
 	undecodable everyMinute
 }
 
-func newEngine(name string, opts Options) *engine {
-	e := &engine{name: name, seed: consistenthash.Seed(name), opts: opts}
+func newEngine(name string, opts Options, batch bool) *engine {
+	e := &engine{name: name, seed: consistenthash.Seed(name), opts: opts, batch: batch}
+	e.gate = gate{max: opts.MaxLoads, batch: batch, overload: e.overload}
 	var view func() *ring
 	if opts.Node != nil {
 		e.node = opts.Node
@@ -117,13 +124,10 @@ func (e *engine) owner(key string) string {
 
 // get is the road of a Get: memory, else a flight.
 func (e *engine) get(ctx context.Context, key string) (item, error) {
-	if it, ok := e.hit(key); ok {
+	if it, ok := e.hit(ctx, key); ok {
 		return it, absence(it)
 	}
-	it, f, unsent, err := e.open(ctx, key)
-	if unsent {
-		go e.fetch(ctx, []*flight{f})
-	}
+	it, f, err := e.open(ctx, key)
 	if f != nil {
 		out := f.wait(ctx)
 		it, err = out.item, out.err
@@ -134,11 +138,12 @@ func (e *engine) get(ctx context.Context, key string) (item, error) {
 	return it, absence(it)
 }
 
-// hit returns the item of key if it is in memory and fresh.
-func (e *engine) hit(key string) (item, bool) {
+// hit returns the item of key if it is in memory and may be served. If it is
+// past its life a flight that replaces it begins beside.
+func (e *engine) hit(ctx context.Context, key string) (item, bool) {
 	c := &e.store.shard(key).counters
 	c.gets.Add(1)
-	it, ok := e.store.get(key)
+	it, stale, ok := e.store.get(key)
 	if !ok {
 		return item{}, false
 	}
@@ -146,7 +151,18 @@ func (e *engine) hit(key string) (item, bool) {
 	if it.copied {
 		c.hotHits.Add(1)
 	}
+	if stale {
+		c.staleHits.Add(1)
+		e.replace(ctx, key, it)
+	}
 	return it, true
+}
+
+// replace has a stale item replaced, unless a load has failed at that lately.
+func (e *engine) replace(ctx context.Context, key string, it item) {
+	if it.due() {
+		_, _, _ = e.open(context.WithoutCancel(ctx), key) // nobody waits for it
+	}
 }
 
 // absence is ErrNotFound for an item that remembers that there is no value.
@@ -157,34 +173,29 @@ func absence(it item) error {
 	return nil
 }
 
-// getMany is get for many keys. What its misses fetch goes out together, and
-// each key shares its flight with whoever else wants it.
+// getMany is get for many keys. What its misses fetch goes out together, what
+// they load comes in together, and each key shares its flight with whoever else
+// wants it.
 func (e *engine) getMany(ctx context.Context, keys []string) map[string]outcome {
 	outs := make(map[string]outcome, len(keys))
 	flights := make(map[string]*flight)
-	var unsent []*flight
+	var begun begun
 	for _, key := range keys {
 		if _, seen := outs[key]; seen {
 			continue
 		}
-		it, ok := e.hit(key)
+		it, ok := e.hit(ctx, key)
 		var err error
 		if !ok {
 			var f *flight
-			var send bool
-			it, f, send, err = e.open(ctx, key)
+			it, f, err = e.join(ctx, key, &begun)
 			if f != nil {
 				flights[key] = f
-			}
-			if send {
-				unsent = append(unsent, f)
 			}
 		}
 		outs[key] = outcome{item: it, err: err}
 	}
-	if len(unsent) > 0 {
-		go e.fetch(ctx, unsent)
-	}
+	e.run(ctx, begun)
 	for key, f := range flights {
 		outs[key] = f.wait(ctx)
 	}
@@ -197,82 +208,109 @@ func (e *engine) getMany(ctx context.Context, keys []string) map[string]outcome 
 	return outs
 }
 
-// open joins or starts the flight that brings a key that was not in memory. Is
-// this process the owner it is a load, which runs when open returns; else a
-// fetch, and if unsent is true the caller must send it.
-func (e *engine) open(ctx context.Context, key string) (it item, f *flight, unsent bool, err error) {
-	if err := checkKey(key); err != nil {
-		return item{}, nil, false, err
-	}
-	if err := ctx.Err(); err != nil {
-		return item{}, nil, false, err
-	}
-	r := e.ring()
-	if r != nil && r.owner(e.hash(key)) != r.url {
-		return e.store.join(fetchFlight, key, false)
-	}
-	it, f, err = e.openLoad(ctx, key, r == nil || !r.left)
-	return it, f, false, err
+// open joins or starts the flight that brings a key that is not in memory.
+func (e *engine) open(ctx context.Context, key string) (item, *flight, error) {
+	var begun begun
+	it, f, err := e.join(ctx, key, &begun)
+	e.run(ctx, begun)
+	return it, f, err
 }
 
-// openLoad joins or starts the load of key. own says that this node acts for
-// the key: what it loads lives its full life.
-func (e *engine) openLoad(ctx context.Context, key string, own bool) (item, *flight, error) {
-	it, f, started, err := e.store.join(loadFlight, key, own)
+// begun are new flights, which somebody has to run.
+type begun struct{ fetches, loads []*flight }
+
+func (e *engine) run(ctx context.Context, b begun) {
+	if len(b.loads) > 0 {
+		e.load(ctx, b.loads)
+	}
+	if len(b.fetches) > 0 {
+		go e.fetch(ctx, b.fetches)
+	}
+}
+
+// join joins the flight that brings a key, or adds a new one to begun: a load if
+// this process owns the key, else a fetch.
+func (e *engine) join(ctx context.Context, key string, b *begun) (item, *flight, error) {
+	if err := checkKey(key); err != nil {
+		return item{}, nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return item{}, nil, err
+	}
+	r := e.ring()
+	if r == nil || r.owner(e.hash(key)) == r.url {
+		return e.joinLoad(key, r == nil || !r.left, b)
+	}
+	it, f, started, err := e.store.join(fetchFlight, key, false)
 	if started {
-		e.load(ctx, f)
+		b.fetches = append(b.fetches, f)
 	}
 	return it, f, err
 }
 
-// fetch brings flights to their end by asking the owners of their keys, at most
-// maxAttempts each. Every process walks the same list, so that when an owner is
-// dead all turn to the same next one and the key is still loaded once. Flights
-// that no owner could serve are loaded here, for the callers' sake, and kept
-// only as copies.
+// joinLoad joins the load of key, or adds a new one to begun. own says that this
+// node acts for the key: what it loads lives its full life.
+func (e *engine) joinLoad(key string, own bool, b *begun) (item, *flight, error) {
+	it, f, started, err := e.store.join(loadFlight, key, own)
+	if started {
+		b.loads = append(b.loads, f)
+	}
+	return it, f, err
+}
+
+// A walk is a fetch on its way along the owners of its key.
+type walk struct {
+	flight *flight
+	owners []string // still to be tried, in order
+	asked  int
+}
+
+// fetch brings flights to their end by asking the owners of their keys in order,
+// at most maxAttempts each, and none whose breaker is open. Every process walks
+// the same list, so that when an owner is dead all turn to the same next one and
+// the key is still loaded once. Flights that no owner could serve are loaded here,
+// for the callers' sake, and kept only as copies.
 func (e *engine) fetch(ctx context.Context, flights []*flight) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.opts.LoadTimeout+fetchMargin)
 	defer cancel()
-	for _, f := range flights {
-		e.store.begin(f, cancel)
-	}
 	r := e.ring()
-	for attempt := range maxAttempts {
-		flights = e.askOwners(ctx, r, attempt, flights)
-		if len(flights) == 0 {
-			return
-		}
+	walks := make([]*walk, len(flights))
+	for i, f := range flights {
+		e.store.begin(f, cancel)
+		walks[i] = &walk{flight: f, owners: r.owners(e.hash(f.key), mayActOwners)}
 	}
-	e.loadFor(ctx, flights, false)
+	for len(walks) > 0 {
+		walks = e.step(ctx, r.url, walks)
+	}
 }
 
-// askOwners asks the owner with this number for each flight's key, all at once,
-// and returns the flights that got no answer.
-func (e *engine) askOwners(ctx context.Context, r *ring, attempt int, flights []*flight) []*flight {
-	var left []*flight
-	byOwner := make(map[string][]*flight, 1)
-	for _, f := range flights {
-		owners := r.owners(e.hash(f.key), attempt+1)
-		if attempt >= len(owners) {
-			left = append(left, f)
-			continue
-		}
-		byOwner[owners[attempt]] = append(byOwner[owners[attempt]], f)
+// step asks the next owner of each walk, all at once, and returns the walks that
+// must go on.
+func (e *engine) step(ctx context.Context, self string, walks []*walk) []*walk {
+	byOwner := make(map[string][]*walk, 1)
+	admitted := make(map[string]bool, 1)
+	for _, w := range walks {
+		owner := e.next(w, self, admitted)
+		byOwner[owner] = append(byOwner[owner], w)
 	}
 	var (
-		mu sync.Mutex // guards left while the owners are asked
-		wg sync.WaitGroup
+		mu   sync.Mutex // guards left
+		left []*walk
+		wg   sync.WaitGroup
 	)
 	for owner, group := range byOwner {
 		ask := func() {
-			if owner == r.url {
+			switch owner {
+			case self:
 				e.loadFor(ctx, group, true)
-				return
+			case nobody:
+				e.loadFor(ctx, group, false)
+			default:
+				unanswered := e.ask(ctx, owner, group)
+				mu.Lock()
+				left = append(left, unanswered...)
+				mu.Unlock()
 			}
-			unanswered := e.ask(ctx, owner, group)
-			mu.Lock()
-			left = append(left, unanswered...)
-			mu.Unlock()
 		}
 		if len(byOwner) == 1 {
 			ask()
@@ -284,60 +322,88 @@ func (e *engine) askOwners(ctx context.Context, r *ring, attempt int, flights []
 	return left
 }
 
-// loadFor ends fetch flights with loads that run here.
-func (e *engine) loadFor(ctx context.Context, flights []*flight, own bool) {
-	loads := make([]*flight, len(flights))
-	for i, f := range flights {
-		it, load, err := e.openLoad(ctx, f.key, own)
+// nobody stands for the owner of a key that has no usable one.
+const nobody = ""
+
+// next returns the owner that a walk asks next. Whether a peer is admitted is
+// asked once in a step, for all of them.
+func (e *engine) next(w *walk, self string, admitted map[string]bool) string {
+	for len(w.owners) > 0 && w.asked < maxAttempts {
+		owner := w.owners[0]
+		w.owners = w.owners[1:]
+		if owner == self {
+			return self
+		}
+		ok, known := admitted[owner]
+		if !known {
+			ok = e.node.admit(owner)
+			admitted[owner] = ok
+		}
+		if ok {
+			w.asked++
+			return owner
+		}
+		e.node.passedOver(false, 1)
+	}
+	return nobody
+}
+
+// loadFor ends fetches with loads that run here.
+func (e *engine) loadFor(ctx context.Context, walks []*walk, own bool) {
+	var begun begun
+	loads := make([]*flight, len(walks))
+	for i, w := range walks {
+		if !own {
+			e.store.shard(w.flight.key).orphans.Add(1)
+		}
+		it, load, err := e.joinLoad(w.flight.key, own, &begun)
 		if load == nil {
-			it.fleeting = true // it is in the store
-			e.store.end(f, outcome{item: it, err: err})
+			e.store.end(w.flight, outcome{item: it, err: err, settled: true}) // it is in the store
 		}
 		loads[i] = load
 	}
+	e.run(ctx, begun)
 	for i, load := range loads {
 		if load == nil {
 			continue
 		}
-		<-load.done // which LoadTimeout bounds
+		<-load.done // which queueTimeout and LoadTimeout bound
 		out := load.outcome
-		out.item.fleeting = true // the load has kept what is to be kept
-		e.store.end(flights[i], out)
+		out.settled = true
+		e.store.end(walks[i].flight, out)
 	}
 }
 
-// ask ends flights with a peer's answers and returns those it did not answer.
-func (e *engine) ask(ctx context.Context, peer string, flights []*flight) []*flight {
-	var left []*flight
-	for len(flights) > 0 {
-		group := flights[:min(len(flights), wire.MaxKeys)]
-		flights = flights[len(group):]
+// ask ends fetches with a peer's answers and returns those it did not answer.
+func (e *engine) ask(ctx context.Context, peer string, walks []*walk) []*walk {
+	var left []*walk
+	for group := range slices.Chunk(walks, wire.MaxKeys) {
 		keys := make([]string, len(group))
-		for i, f := range group {
-			keys[i] = f.key
-			e.store.shard(f.key).peerGets.Add(1)
+		for i, w := range group {
+			keys[i] = w.flight.key
+			e.store.shard(keys[i]).peerGets.Add(1)
 		}
 		answered := make([]bool, len(group))
 		err := e.node.get(ctx, peer, e.name, keys, func(i int, a answer) {
-			answered[i] = answered[i] || e.accept(group[i], peer, a)
+			answered[i] = answered[i] || e.accept(group[i].flight, peer, a)
 		})
 		expired := err != nil && ctx.Err() != nil
-		for i, f := range group {
+		for i, w := range group {
 			if answered[i] {
 				continue
 			}
-			e.store.shard(f.key).peerErrors.Add(1)
+			e.store.shard(keys[i]).peerErrors.Add(1)
 			if expired {
 				// It was heard from all the time, or it would have been given up
 				// long ago: another node's loader would fare no better.
-				e.store.end(f, outcome{peer: peer, err: &PeerError{Peer: peer, Key: f.key, Err: context.DeadlineExceeded}})
+				e.store.end(w.flight, outcome{peer: peer, err: &PeerError{Peer: peer, Key: keys[i], Err: context.DeadlineExceeded}})
 				continue
 			}
-			left = append(left, f)
+			left = append(left, w)
 		}
 	}
 	if len(left) > 0 {
-		e.node.passedOver(len(left))
+		e.node.passedOver(true, len(left))
 	}
 	return left
 }
@@ -349,7 +415,7 @@ func (e *engine) accept(f *flight, peer string, a answer) bool {
 	out.item.fleeting = a.ttl <= 0 || e.opts.HotTTL < 0
 	out.item.asCopy(after(now(), e.opts.HotTTL))
 	if a.status == wire.Status_OK {
-		out.item.bytes, out.item.size = a.value, len(a.value)
+		out.item.bytes, out.item.size = a.value, uint32(len(a.value))
 		if e.decode != nil {
 			out.item.decoded = new(decoded)
 			out.item.inflated = true
@@ -377,84 +443,18 @@ func (e *engine) accept(f *flight, peer string, a answer) bool {
 	return true
 }
 
-// load runs the loader for a flight, on a goroutine of its own and on a context
-// that no caller ends. At LoadTimeout the flight ends whether or not the loader
-// heeds its context; what it brings later is dropped.
-func (e *engine) load(ctx context.Context, f *flight) {
-	var version uint32
-	if r := e.ring(); r != nil {
-		version = r.version // before own is looked at: a newer ring looks again
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.opts.LoadTimeout)
-	e.store.begin(f, cancel)
-	counters := &e.store.shard(f.key).counters
-	counters.loads.Add(1)
-	stop := context.AfterFunc(ctx, func() {
-		err := fmt.Errorf("peercache: the load took longer than LoadTimeout (%v): %w", e.opts.LoadTimeout, context.DeadlineExceeded)
-		if e.store.end(f, outcome{err: err}) {
-			counters.loadErrors.Add(1)
-		}
-	})
-	go func() {
-		start := now()
-		var out outcome
-		returned := false
-		defer func() { // also when the loader panics or ends the goroutine
-			if !returned {
-				v := recover()
-				if v == nil {
-					v = errGoexit
-				}
-				out.err = e.panicked(v)
-			}
-			counters.loadNanos.Add(now() - start)
-			out.item.ring = version
-			stop()
-			failed := out.err != nil && !out.item.absent
-			if e.store.end(f, out) && failed {
-				counters.loadErrors.Add(1)
-			}
-			cancel()
-		}()
-		it, ttl, err := e.loader(ctx, f.key)
-		out = e.keepFor(it, ttl, err)
-		returned = true
-	}()
-}
+// jitter is the part of its life by which an entry may end early: what was loaded
+// together shall not expire together, or the origin gets all of it at once again.
+const jitter = 20 // one twentieth
 
-// panicked returns the error of a loader that panicked. On a node its stack goes
-// to the log as well, for it does not travel to the peers that asked.
-func (e *engine) panicked(v any) error {
-	err := &PanicError{Value: v, Stack: debug.Stack()}
-	if e.node != nil {
-		e.node.log().Error("peercache: loader panicked", "cache", e.name, "panic", fmt.Sprint(v), "stack", string(err.Stack))
-	}
-	return err
-}
-
-// keepFor says how long what a load brought is kept.
-func (e *engine) keepFor(it item, ttl time.Duration, err error) outcome {
-	at := now()
-	hot := e.opts.HotTTL
-	if hot < 0 {
-		hot = orphanTTL
-	}
-	out := outcome{item: it, err: err, copyUntil: after(at, hot)}
-	if err != nil {
-		out.item.absent = errors.Is(err, ErrNotFound)
-		if ttl == 0 {
-			ttl = e.opts.NotFoundTTL
-		}
-		out.item.fleeting = !out.item.absent || ttl <= 0
-	} else {
-		out.item.fleeting = ttl < 0
-	}
-	out.item.expires = after(at, e.life(ttl))
-	return out
-}
-
-// life is how long a value with this ttl lives.
+// life is how long a value with this ttl lives here.
 func (e *engine) life(ttl time.Duration) time.Duration {
+	ttl = e.capped(ttl)
+	return ttl - rand.N(ttl/jitter+1)
+}
+
+// capped is a ttl within MaxTTL.
+func (e *engine) capped(ttl time.Duration) time.Duration {
 	if ttl <= 0 || ttl > e.opts.MaxTTL {
 		return e.opts.MaxTTL
 	}

@@ -16,9 +16,10 @@ var (
 	// has no value. It crosses the wire: errors.Is finds it on every node.
 	ErrNotFound = errors.New("peercache: not found")
 
-	// ErrOverloaded is what a loader returns, alone or wrapped, when it has more
-	// to do than it can and the caller should not insist. It crosses the wire,
-	// and no other node is asked in its stead: that would only move the load.
+	// ErrOverloaded is returned where Options.MaxLoads is reached and the queue
+	// behind it is full or slow; a loader may return it too. It crosses the
+	// wire, and no other node is asked in its stead: the origin would get the
+	// same load from elsewhere.
 	ErrOverloaded = errors.New("peercache: overloaded")
 
 	// ErrPartial is in every error of Set and Remove that reached only some
@@ -132,7 +133,7 @@ func errorOf(status wire.Status, text string) (final bool, err error) {
 	switch status {
 	case wire.Status_NOT_FOUND:
 		return true, &remoteError{text, ErrNotFound}
-	case wire.Status_OVERLOADED:
+	case wire.Status_OVERLOADED, wire.Status_BUSY:
 		return true, &remoteError{text, ErrOverloaded}
 	case wire.Status_LOAD_FAILED:
 		return true, errors.New(text)

@@ -15,3 +15,20 @@ func OwnersOf[V any](c *Cache[V], key string, n int) []string {
 func DialPeer(ctx context.Context, n *Network, addr string) (net.Conn, error) {
 	return (&dialer{n}).dial(ctx, "tcp", addr)
 }
+
+// InFlight returns how many flights a cache has, and how many calls of its loader
+// run or wait.
+func InFlight[V any](c *Cache[V]) (flights, calls int) {
+	for i := range c.engine.store.shards {
+		sh := &c.engine.store.shards[i]
+		sh.mu.Lock()
+		for kind := range sh.flights {
+			flights += len(sh.flights[kind])
+		}
+		sh.mu.Unlock()
+	}
+	g := &c.engine.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return flights, g.running + len(g.waiting)
+}

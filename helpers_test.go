@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/peercache/peercache"
@@ -19,6 +20,7 @@ type bareNodes struct {
 	nodes    []*peercache.Node
 	handlers map[string]http.Handler
 	requests atomic.Int32
+	broken   atomic.Bool // requests fail
 }
 
 // newBareNodes returns n nodes that do not know each other. The i-th is in the
@@ -67,6 +69,9 @@ func (b *bareNodes) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	b.requests.Add(1)
+	if b.broken.Load() {
+		return nil, syscall.ECONNRESET
+	}
 	w := httptest.NewRecorder()
 	in := r.Clone(r.Context())
 	in.Host = r.URL.Host

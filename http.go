@@ -41,6 +41,10 @@ const (
 	// an answer to be taken.
 	bodyTimeout = 5 * time.Second
 
+	// maxHandlers bounds the requests that wait for loads at once, and so the
+	// goroutines and connections that peers can tie up.
+	maxHandlers = 1024
+
 	// flushBytes is how much of an answer is collected before it is sent.
 	flushBytes = 1 << 20
 )
@@ -169,9 +173,10 @@ func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (w
 // performGet answers what is in memory at once, the rest as its loads end, and
 // says that it is alive in between.
 func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, keys [][]byte) wire.Status {
+	var begun begun
 	loads := make(map[int]*flight)
 	for i, key := range keys {
-		a, load := e.answer(n.life, wire.String(key))
+		a, load := e.answer(n.life, wire.String(key), &begun)
 		if load != nil {
 			loads[i] = load
 			continue
@@ -179,6 +184,14 @@ func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, keys []
 		rw.add(i, a)
 	}
 	if len(loads) == 0 {
+		return wire.Status_OK
+	}
+	e.run(n.life, begun) // also if nobody may wait for it here
+	defer n.handlers.Add(-1)
+	if n.handlers.Add(1) > maxHandlers {
+		for i := range loads {
+			rw.add(i, answer{status: wire.Status_BUSY, text: "too many requests wait for loads"})
+		}
 		return wire.Status_OK
 	}
 	rw.flush()
@@ -337,9 +350,15 @@ func dialable(ip netip.Addr) bool {
 }
 
 // exchange sends a peer a request and gives its responses to each, which may
-// refuse one. The error is nil if the peer finished its answer; a status that is
-// not OK is left to each.
+// refuse one. The error is nil if the peer finished its answer. The peer's breaker
+// learns of it.
 func (n *Node) exchange(ctx context.Context, peer string, req *wire.Request, each func(*wire.Response) error) error {
+	err := n.converse(ctx, peer, req, each)
+	n.judge(peer, err, ctx.Err() != nil || n.life.Err() != nil)
+	return err
+}
+
+func (n *Node) converse(ctx context.Context, peer string, req *wire.Request, each func(*wire.Response) error) error {
 	req.Hello = n.hello()
 	frame, err := wire.AppendFrame(nil, req)
 	if err != nil {
@@ -373,6 +392,29 @@ func (n *Node) exchange(ctx context.Context, peer string, req *wire.Request, eac
 	}
 	return err
 }
+
+// judge tells the peer's breaker how a request went. What this process ended
+// itself says nothing, and neither does an answer that refuses: it is one.
+func (n *Node) judge(peer string, err error, ended bool) {
+	_, refused := errors.AsType[*refusedError](err)
+	switch {
+	case err == nil || refused:
+		n.breakers.report(peer, nil)
+	case ended:
+		n.breakers.abandon(peer)
+	default:
+		if errors.Is(err, errSilent) {
+			n.silences.Add(1)
+		}
+		n.breakers.report(peer, err)
+	}
+}
+
+// A refusedError is a peer's answer that it will not do what it was asked.
+type refusedError struct{ err error }
+
+func (e *refusedError) Error() string { return e.err.Error() }
+func (e *refusedError) Unwrap() error { return e.err }
 
 // post sends one frame and gives those of the answer to each.
 func (n *Node) post(ctx context.Context, peer string, frame []byte, each func([]byte) error) error {
@@ -413,12 +455,15 @@ func statusError(resp *wire.Response) error {
 	case wire.Status_OK:
 		return nil
 	case wire.Status_NOT_MINE, wire.Status_UNKNOWN_CACHE:
-		return errNotMine
+		return &refusedError{errNotMine}
 	default:
 		_, err := errorOf(resp.GetStatus(), resp.GetText())
-		return err
+		return &refusedError{err}
 	}
 }
+
+// admit reports whether a peer's breaker lets a request through.
+func (n *Node) admit(peer string) bool { return n.breakers.admit(peer) }
 
 func (n *Node) get(ctx context.Context, peer, cache string, keys []string, each func(i int, a answer)) error {
 	get := &wire.Get{Keys: make([][]byte, len(keys))}

@@ -78,7 +78,7 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 	e.drop([]string{key})
 	return e.tellAll(ctx, func(ctx context.Context, t *tally) {
 		owner := r.owner(e.hash(key))
-		err := e.node.set(ctx, owner, e.name, key, answer{value: it.bytes, ttl: e.life(ttl)})
+		err := e.node.set(ctx, owner, e.name, key, answer{value: it.bytes, ttl: e.capped(ttl)})
 		if errors.Is(err, errNotMine) {
 			// The ring is changing. Nobody is sure to be asked for the key, so
 			// that nobody may keep it: a Remove.

@@ -110,7 +110,10 @@ type Node struct {
 	logger    *slog.Logger
 	transport http.RoundTripper
 	ready     chan struct{}
-	failovers atomic.Int64
+	breakers  breakers
+	handlers  atomic.Int64 // requests of peers that wait for loads
+
+	failovers, skips, silences atomic.Int64
 
 	// life ends when the node has left. It is the context of all that the node
 	// does of its own accord, and every request to a peer ends with it.
@@ -120,7 +123,8 @@ type Node struct {
 	current atomic.Pointer[ring]
 	others  atomic.Pointer[[]string] // URLs of all other members, whatever their state
 
-	building sync.Mutex // held while a ring is built and swapped in
+	building sync.Mutex        // held while a ring is built and swapped in
+	boots    map[string]uint64 // of the other members, by URL; guarded by building
 
 	mu     sync.Mutex // guards the fields below
 	phase  phase
@@ -395,12 +399,27 @@ func (n *Node) swap(members []member, others []string) (*ring, bool) {
 		return prev, false
 	}
 	n.others.Store(&others)
+	n.welcomeLocked(members)
 	r := newRing(prev, n.self, members, now())
 	if r.table.Digest() == prev.table.Digest() {
 		return prev, false
 	}
 	n.current.Store(r)
 	return r, true
+}
+
+// welcomeLocked closes the breakers of members that are new, or started anew since
+// they failed, and forgets those of members that are gone.
+func (n *Node) welcomeLocked(members []member) {
+	boots := make(map[string]uint64, len(members))
+	for _, m := range members {
+		boots[m.url] = m.boot
+		if boot, known := n.boots[m.url]; !known || boot != m.boot {
+			n.breakers.reset(m.url)
+		}
+	}
+	n.boots = boots
+	n.breakers.retain(func(peer string) bool { _, known := boots[peer]; return known })
 }
 
 func (n *Node) becomeReady() {
@@ -488,7 +507,13 @@ func (n *Node) GossipAddr() string {
 // Stats returns what the node has counted, and how it stands.
 func (n *Node) Stats() NodeStats {
 	r := n.current.Load()
-	s := NodeStats{RingVersion: int64(r.version), Failovers: n.failovers.Load()}
+	s := NodeStats{
+		RingVersion: int64(r.version),
+		Failovers:   n.failovers.Load(),
+		Skips:       n.skips.Load(),
+		Silences:    n.silences.Load(),
+	}
+	s.Breakers, s.Tripped = n.breakers.counts()
 	if !r.left {
 		s.Peers = int64(r.table.Len())
 	}
@@ -640,7 +665,14 @@ func (n *Node) cache(name string) *engine {
 	return n.caches[name]
 }
 
-func (n *Node) view() *ring         { return n.current.Load() }
-func (n *Node) members() []string   { return *n.others.Load() }
-func (n *Node) passedOver(keys int) { n.failovers.Add(int64(keys)) }
-func (n *Node) log() *slog.Logger   { return n.logger }
+func (n *Node) passedOver(asked bool, keys int) {
+	if asked {
+		n.failovers.Add(int64(keys))
+		return
+	}
+	n.skips.Add(int64(keys))
+}
+
+func (n *Node) view() *ring       { return n.current.Load() }
+func (n *Node) members() []string { return *n.others.Load() }
+func (n *Node) log() *slog.Logger { return n.logger }

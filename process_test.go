@@ -9,9 +9,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -258,4 +260,80 @@ func TestKillMinus9FailsNoGet(t *testing.T) {
 		t.Error("no Get was for a key of the killed process: the test shows nothing")
 	}
 	t.Logf("%d Gets, %d after the kill, %d loads here", gets.Load(), gets.Load()-before, loads.Load())
+}
+
+// F2 with a real process: it is stopped, so that its kernel accepts and nobody
+// answers. How long Gets take is logged and, exactly, tested in a bubble
+// (TestPausedPeerIsHardlyNoticed); here none may fail.
+func TestSIGSTOPFailsNoGet(t *testing.T) {
+	load := func(_ context.Context, key string) (string, time.Duration, error) {
+		return "value of " + key, time.Hour, nil
+	}
+	nodes := []*realNode{newReal(t, load)}
+	for range 3 {
+		nodes = append(nodes, newReal(t, load, nodes[0].GossipAddr()))
+	}
+	child, url := startChild(t, nodes[0].GossipAddr())
+	five := func() bool {
+		for _, n := range nodes {
+			if len(n.Peers()) != 5 {
+				return false
+			}
+		}
+		return true
+	}
+	eventually(t, "the child joins", five)
+
+	stopped := 10 * time.Second
+	if testing.Short() {
+		stopped = time.Second
+	}
+	var mu sync.Mutex
+	var took []time.Duration
+	var atChild, failed int
+	var wg sync.WaitGroup
+	run := func(d time.Duration) {
+		pace := time.NewTicker(4 * time.Millisecond) // open loop
+		defer pace.Stop()
+		for i := range int(d / (4 * time.Millisecond)) {
+			<-pace.C
+			for g, n := range nodes {
+				key := fmt.Sprint("key-", g, "-", i%2000)
+				wg.Go(func() {
+					start := time.Now()
+					v, err := n.cache.Get(t.Context(), key)
+					mu.Lock()
+					defer mu.Unlock()
+					took = append(took, time.Since(start))
+					if n.cache.Owner(key) == url {
+						atChild++
+					}
+					if err != nil || v != "value of "+key {
+						failed++
+						t.Errorf("Get = %q, %v", v, err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+	}
+	run(500 * time.Millisecond)
+	if err := child.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	took, atChild = nil, 0
+	mu.Unlock()
+	run(stopped)
+	if atChild == 0 {
+		t.Error("no Get was for a key of the stopped process: the test shows nothing")
+	}
+	slices.Sort(took)
+	t.Logf("%d Gets while one process of five was stopped for %v, %d of its keys: %d failed, p99 %v, max %v",
+		len(took), stopped, atChild, failed, took[len(took)*99/100], took[len(took)-1])
+	if err := child.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	run(500 * time.Millisecond)
+	eventually(t, "the child is back", five)
 }

@@ -119,7 +119,7 @@ func (r *ring) owners(hash uint64, n int) []string {
 	if r.alone() {
 		return []string{r.url}
 	}
-	var room [maxAttempts]int
+	var room [mayActOwners]int
 	urls := make([]string, 0, n)
 	for _, i := range r.table.AppendOwners(room[:0], consistenthash.Slot(hash), n) {
 		urls = append(urls, r.table.Nodes()[i].ID)

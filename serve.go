@@ -12,19 +12,23 @@ import (
 // one hop and no more, however the views of the cluster differ.
 
 // answer answers a peer that asks for a key, or returns the load whose outcome
-// will be the answer.
-func (e *engine) answer(ctx context.Context, key string) (answer, *flight) {
+// will be the answer; if that is a new one it is added to begun. A value past its
+// life is answered with no life: to be used and not kept.
+func (e *engine) answer(ctx context.Context, key string, b *begun) (answer, *flight) {
 	if err := checkKey(key); err != nil {
 		return answer{status: wire.Status_BAD_REQUEST, text: err.Error()}, nil
 	}
 	e.store.shard(key).served.Add(1)
-	if it, ok := e.store.get(key); ok {
+	if it, stale, ok := e.store.get(key); ok {
+		if stale {
+			e.replace(ctx, key, it)
+		}
 		return answerOf(outcome{item: it}), nil
 	}
 	if !e.mayAct(key) {
 		return answer{status: wire.Status_NOT_MINE}, nil
 	}
-	it, f, err := e.openLoad(ctx, key, true)
+	it, f, err := e.joinLoad(key, true, b)
 	if f == nil {
 		return answerOf(outcome{item: it, err: err}), nil
 	}
@@ -39,7 +43,7 @@ func (e *engine) accepts(key string, a answer) wire.Status {
 	if !e.mayAct(key) {
 		return wire.Status_NOT_MINE
 	}
-	it := item{bytes: a.value, size: len(a.value)}
+	it := item{bytes: a.value, size: uint32(len(a.value))}
 	if e.decode != nil {
 		it.decoded = new(decoded)
 	}

@@ -29,9 +29,10 @@ const (
 
 // A flight is one run for one key.
 type flight struct {
-	key  string
-	kind flightKind
-	done chan struct{} // closed at the end
+	key   string
+	shard *shard        // whose tables it is in
+	done  chan struct{} // closed at the end
+	kind  flightKind
 
 	// Guarded by the shard's mutex.
 	detached bool   // a removal overtook it: its value is for those who wait, and is not kept
@@ -51,6 +52,10 @@ type outcome struct {
 	// copyUntil is the end of the item's life if the load was on behalf of no
 	// owner. Whether it was is known only at the end: an owner may join late.
 	copyUntil int64
+
+	// settled says that what is to be kept of it has been kept, by the load that
+	// a fetch led to.
+	settled bool
 }
 
 // wait returns the outcome, or the error of ctx if that ends first.

@@ -8,9 +8,12 @@ type Stats struct {
 	Gets       int64 // keys asked for by Get and GetMany
 	Hits       int64 // answered from this process's memory, copies included
 	HotHits    int64 // of these from copies of other nodes' entries
-	Loads      int64 // calls of the loader that began
+	StaleHits  int64 // of these from entries past their life, while StaleFor allows it
+	Loads      int64 // keys given to the loader
 	LoadErrors int64 // of these that failed; not found is no failure
-	LoadNanos  int64 // time spent in the loader, in nanoseconds
+	LoadNanos  int64 // time spent in calls of the loader, in nanoseconds
+	Overloads  int64 // keys refused because MaxLoads was reached and the queue full or slow
+	Orphans    int64 // keys loaded here because no owner could be asked
 	PeerGets   int64 // keys asked of peers
 	PeerErrors int64 // of these not answered: the peer was dead, silent or refused
 	Served     int64 // keys answered to peers
@@ -24,18 +27,22 @@ type Stats struct {
 // counters are what one shard of a store counts, so that cores that work on
 // different keys do not write to one cache line.
 type counters struct {
-	gets, hits, hotHits          atomic.Int64
-	loads, loadErrors, loadNanos atomic.Int64
-	peerGets, peerErrors, served atomic.Int64
+	gets, hits, hotHits, staleHits atomic.Int64
+	loads, loadErrors, loadNanos   atomic.Int64
+	overloads, orphans             atomic.Int64
+	peerGets, peerErrors, served   atomic.Int64
 }
 
 func (s *Stats) add(c *counters) {
 	s.Gets += c.gets.Load()
 	s.Hits += c.hits.Load()
 	s.HotHits += c.hotHits.Load()
+	s.StaleHits += c.staleHits.Load()
 	s.Loads += c.loads.Load()
 	s.LoadErrors += c.loadErrors.Load()
 	s.LoadNanos += c.loadNanos.Load()
+	s.Overloads += c.overloads.Load()
+	s.Orphans += c.orphans.Load()
 	s.PeerGets += c.peerGets.Load()
 	s.PeerErrors += c.peerErrors.Load()
 	s.Served += c.served.Load()
@@ -46,5 +53,9 @@ type NodeStats struct {
 	Peers       int64 // active members, this node included
 	RingVersion int64 // views of the cluster built so far
 	Health      int64 // gossip's awareness of its own slowness: 0 is best, see Lifeguard (Dadgar et al., 2018)
-	Failovers   int64 // keys for which an owner was passed over
+	Failovers   int64 // keys for which an owner was asked in vain
+	Skips       int64 // keys whose owner was not asked because its breaker was open
+	Breakers    int64 // peers whose breaker is open now
+	Tripped     int64 // times that a breaker has opened
+	Silences    int64 // requests given up because the peer sent nothing for too long
 }

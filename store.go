@@ -2,6 +2,7 @@ package peercache
 
 import (
 	"hash/maphash"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -20,14 +21,18 @@ import (
 type item struct {
 	bytes   string   // the encoded value; empty in a typed cache without a node
 	decoded *decoded // the Go value; nil for types that are bytes
-	size    int      // bytes of the encoded value
 	expires int64    // on now()'s clock
-	ring    uint32   // version of the ring under which kind was decided
+	size    uint32   // bytes of the encoded value
+	ring    uint32   // version of the ring under which copied was decided
 
 	copied   bool // a copy of another node's entry, or of what no owner could be asked for
 	absent   bool // the loader said that the key has no value
 	fleeting bool // given to those who wait and not kept
 	inflated bool // decoded has been made, beside bytes, and is charged
+
+	// Of an item past its life that may still be served.
+	failures uint8 // loads in a row that could not replace it
+	retryAt  int64 // when the next may be tried, if there were any
 }
 
 // charge is what an item counts against MaxBytes beside its key. A decoded value
@@ -61,9 +66,10 @@ type store struct {
 	items  *lru.Cache[item]
 	clock  clock
 
-	view   func() *ring // nil for a cache without a node
-	hash   uint64       // seed of the hash that finds owners
-	hotTTL time.Duration
+	view     func() *ring // nil for a cache without a node
+	hash     uint64       // seed of the hash that finds owners
+	hotTTL   time.Duration
+	staleFor time.Duration
 }
 
 type shard struct {
@@ -84,6 +90,8 @@ func newStore(hash uint64, opts Options, view func() *ring) *store {
 		view:   view,
 		hash:   hash,
 		hotTTL: max(opts.HotTTL, 0),
+
+		staleFor: opts.StaleFor,
 	}
 	for i := range s.shards {
 		for kind := range s.shards[i].flights {
@@ -97,35 +105,60 @@ func (s *store) shard(key string) *shard {
 	return &s.shards[maphash.String(s.seed, key)%shardCount]
 }
 
-// get returns the item of key if it is fresh. It is all that a hit does.
-func (s *store) get(key string) (item, bool) {
-	at := s.clock.time()
-	it, ok := s.items.Get(key, at)
-	if !ok {
-		return it, false
+// terms are those under which the lru keeps an item: for as long as it may be
+// served at all, and copies apart.
+func (s *store) terms(it item) lru.Terms {
+	t := lru.Terms{Size: it.charge(), Expires: it.expires, Minor: it.copied}
+	if !it.copied && !it.absent {
+		t.Expires = after(it.expires, s.staleFor)
 	}
-	if s.view == nil {
-		if it.expires-at < 2*int64(tick) {
-			return s.items.Get(key, now()) // so late in a life the coarse clock cannot tell
-		}
-		return it, true
-	}
-	if r := s.view(); it.ring != r.version {
-		return s.reconsider(key, r, at)
-	}
-	return it, true
+	return t
 }
 
-// peek is get for those who only look.
+// get returns the item of key if it may be served. It is stale if that is so only
+// because of StaleFor. This is all that a hit does.
+func (s *store) get(key string) (it item, stale, ok bool) {
+	at := s.clock.time()
+	if it, ok = s.items.Get(key, at); !ok {
+		return it, false, false
+	}
+	if s.clock.coarse && it.expires-at < 2*int64(tick) {
+		at = now() // so late in a life the coarse clock cannot tell
+		if it, ok = s.items.Get(key, at); !ok {
+			return it, false, false
+		}
+	}
+	if s.view == nil {
+		return it, it.expires <= at, true
+	}
+	r := s.view()
+	if it.ring != r.version {
+		if it, ok = s.reconsider(key, r, at); !ok {
+			return it, false, false
+		}
+	}
+	if it.expires > at {
+		return it, false, true
+	}
+	return it, true, r.mayAct(consistenthash.Hash(s.hash, key), at)
+}
+
+// fresh returns the item of key if it is within its life.
+func (s *store) fresh(key string) (item, bool) {
+	it, stale, ok := s.get(key)
+	return it, ok && !stale
+}
+
+// peek is fresh for those who only look.
 func (s *store) peek(key string) (item, bool) {
 	at := now()
 	it, ok := s.items.Peek(key, at)
 	if ok && s.view != nil {
 		if r := s.view(); it.ring != r.version {
-			return s.reconsider(key, r, at)
+			it, ok = s.reconsider(key, r, at)
 		}
 	}
-	return it, ok
+	return it, ok && it.expires > at
 }
 
 // reconsider looks at an item under a ring that is newer than what was known
@@ -134,7 +167,7 @@ func (s *store) peek(key string) (item, bool) {
 func (s *store) reconsider(key string, r *ring, at int64) (item, bool) {
 	acts := r.mayAct(consistenthash.Hash(s.hash, key), at)
 	var seen item
-	ok := s.items.Update(key, at, func(it item, size, _ int64) (item, int64, int64) {
+	ok := s.items.Update(key, at, func(it item, _ lru.Terms) (item, lru.Terms) {
 		it.ring = r.version
 		switch {
 		case r.left:
@@ -143,9 +176,9 @@ func (s *store) reconsider(key string, r *ring, at int64) (item, bool) {
 			it.asCopy(after(at, s.hotTTL))
 		}
 		seen = it
-		return it, size, it.expires
+		return it, s.terms(it)
 	})
-	return seen, ok && seen.expires > at
+	return seen, ok && s.terms(seen).Expires > at
 }
 
 // join returns the item of key if it is fresh by now, or its flight of this
@@ -161,12 +194,12 @@ func (s *store) join(kind flightKind, key string, own bool) (it item, f *flight,
 	if sh.closed {
 		return item{}, nil, false, ErrClosed
 	}
-	if it, ok := s.get(key); ok {
+	if it, ok := s.fresh(key); ok {
 		return it, nil, false, nil
 	}
 	f = sh.flights[kind][key]
 	if f == nil {
-		f = &flight{key: key, kind: kind, done: make(chan struct{})}
+		f = &flight{key: key, kind: kind, shard: sh, done: make(chan struct{})}
 		sh.flights[kind][key] = f
 		started = true
 	}
@@ -174,24 +207,21 @@ func (s *store) join(kind flightKind, key string, own bool) (it item, f *flight,
 	return item{}, f, started, nil
 }
 
-// begin gives a flight the function that ends its context. It runs at once if
-// the flight has ended already, because the cache was closed.
-func (s *store) begin(f *flight, cancel func()) {
-	sh := s.shard(f.key)
+// begin gives a flight the function that ends its context, unless the flight has
+// ended already because the cache was closed; it reports whether it has not.
+func (s *store) begin(f *flight, cancel func()) bool {
+	sh := f.shard
 	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	f.cancel = cancel
-	ended := f.ended
-	sh.mu.Unlock()
-	if ended {
-		cancel()
-	}
+	return !f.ended
 }
 
 // end gives a flight its outcome, unless it has one: stores the item, frees the
 // slot, wakes who waits, in this order. A Get that finds the slot free must find
 // the item too, or it would load again. It reports whether the outcome was taken.
 func (s *store) end(f *flight, out outcome) bool {
-	sh := s.shard(f.key)
+	sh := f.shard
 	sh.mu.Lock()
 	if f.ended {
 		sh.mu.Unlock()
@@ -202,9 +232,7 @@ func (s *store) end(f *flight, out outcome) bool {
 		out.item.asCopy(out.copyUntil)
 	}
 	if !f.detached {
-		if (out.err == nil || out.item.absent) && !out.item.fleeting {
-			s.keepLocked(f.key, out.item)
-		}
+		s.settleLocked(f, out)
 		delete(sh.flights[f.kind], f.key)
 	}
 	f.outcome = out
@@ -213,10 +241,48 @@ func (s *store) end(f *flight, out outcome) bool {
 	return true
 }
 
+// settleLocked does with an outcome what is to be done in memory. What was there
+// before can only be a stale item: fresh ones start no flight.
+func (s *store) settleLocked(f *flight, out outcome) {
+	answered := out.err == nil || out.item.absent
+	switch {
+	case out.settled:
+	case answered && !out.item.fleeting:
+		s.keepLocked(f.key, out.item)
+	case s.staleFor == 0: // nothing can be there
+	case !answered:
+		s.postpone(f.key)
+	case f.kind == loadFlight || out.item.absent:
+		s.forget(f.key) // the origin has something else now, and it is not to be kept
+	}
+}
+
+// The pause between loads that are to replace a stale item and fail.
+const (
+	retryFirst   = 100 * time.Millisecond
+	retryLongest = 5 * time.Second
+)
+
+// postpone puts off the next load for a stale item, by twice the last pause and
+// shortened by up to a fifth at random, so that what failed together is not tried
+// again together.
+func (s *store) postpone(key string) {
+	at := now()
+	s.items.Update(key, at, func(it item, t lru.Terms) (item, lru.Terms) {
+		pause := min(retryFirst<<min(it.failures, 10), retryLongest)
+		it.failures = min(it.failures, 100) + 1
+		it.retryAt = after(at, pause-rand.N(pause/5))
+		return it, t
+	})
+}
+
+// due reports whether a stale item may be replaced by a load now.
+func (it *item) due() bool { return it.failures == 0 || now() >= it.retryAt }
+
 // abort ends a flight that the cache no longer waits for, and its context.
 func (s *store) abort(f *flight, err error) {
 	s.end(f, outcome{err: err})
-	sh := s.shard(f.key)
+	sh := f.shard
 	sh.mu.Lock()
 	cancel := f.cancel
 	sh.mu.Unlock()
@@ -229,7 +295,7 @@ func (s *store) abort(f *flight, err error) {
 // that ran meanwhile would be undone. The key is copied: it may be a small part
 // of a large string of the caller's, which the cache would keep alive.
 func (s *store) keepLocked(key string, it item) {
-	s.items.Set(strings.Clone(key), now(), it, it.charge(), it.expires)
+	s.items.Set(strings.Clone(key), now(), it, s.terms(it))
 }
 
 // remove drops keys and detaches their flights: what runs now began before the
@@ -271,13 +337,13 @@ func (s *store) detachLocked(sh *shard, key string) {
 // there is no room for both the item goes.
 func (s *store) inflate(key string, it item) {
 	same := false
-	ok := s.items.Update(key, now(), func(kept item, size, expires int64) (item, int64, int64) {
+	ok := s.items.Update(key, now(), func(kept item, t lru.Terms) (item, lru.Terms) {
 		same = kept.decoded == it.decoded
 		if same {
 			kept.inflated = true
-			size = kept.charge()
+			t.Size = kept.charge()
 		}
-		return kept, size, expires
+		return kept, t
 	})
 	if !ok && same {
 		s.forget(key)

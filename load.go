@@ -1,0 +1,141 @@
+package peercache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"time"
+)
+
+// The load: calls of the user's loader, how many at once, and what becomes of
+// what they bring. Which keys are loaded on this node is decided in engine.go.
+
+// A loader calls the user's for some keys and gives each an outcome, in the order
+// of the keys. All but batch loaders are called for one key at a time.
+type loader func(ctx context.Context, keys []string) []loaded
+
+// A loaded is what the user's loader said of one key.
+type loaded struct {
+	item item
+	ttl  time.Duration
+	err  error
+}
+
+// A call is one call of the loader, for one flight or, of a batch loader, many.
+// While it waits for its turn it may be several.
+type call struct {
+	ctx     context.Context // whose values the loader sees; it ends nothing
+	flights []*flight
+	since   int64 // when it began to wait for its turn
+}
+
+// load runs the loader for flights, which are its own from here on, on a context
+// that no caller ends: at once if fewer than MaxLoads calls are running, else as
+// soon as it is their turn.
+func (e *engine) load(ctx context.Context, flights []*flight) {
+	for _, c := range e.gate.enter(&call{ctx: context.WithoutCancel(ctx), flights: flights}) {
+		go e.call(c)
+	}
+}
+
+// overload ends a call that does not come to its turn.
+func (e *engine) overload(c *call) {
+	err := fmt.Errorf("%w: %d loads of cache %s run and the queue is full or slow", ErrOverloaded, e.opts.MaxLoads, e.name)
+	for _, f := range c.flights {
+		e.store.shard(f.key).overloads.Add(1)
+		e.store.end(f, outcome{err: err})
+	}
+}
+
+// call calls the loader. At LoadTimeout its flights end whether or not the loader
+// heeds its context; what it brings later is dropped, and only when it returns is
+// its place free for another.
+func (e *engine) call(c *call) {
+	defer func() {
+		if next := e.gate.leave(); next != nil {
+			go e.call(next) // the loader may have ended this goroutine
+		}
+	}()
+	var version uint32
+	if r := e.ring(); r != nil {
+		version = r.version // before own is looked at: a newer ring looks again
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, e.opts.LoadTimeout)
+	defer cancel()
+	c.flights = slices.DeleteFunc(c.flights, func(f *flight) bool { return !e.store.begin(f, cancel) })
+	if len(c.flights) == 0 {
+		return // the cache was closed while they waited
+	}
+	keys := make([]string, len(c.flights))
+	for i, f := range c.flights {
+		keys[i] = f.key
+	}
+	counters := &e.store.shard(keys[0]).counters
+	counters.loads.Add(int64(len(keys)))
+	end := func(f *flight, out outcome) {
+		out.item.ring = version
+		if e.store.end(f, out) && out.err != nil && !out.item.absent {
+			counters.loadErrors.Add(1)
+		}
+	}
+	stop := context.AfterFunc(ctx, func() {
+		err := fmt.Errorf("peercache: the load took longer than LoadTimeout (%v): %w", e.opts.LoadTimeout, context.DeadlineExceeded)
+		for _, f := range c.flights {
+			end(f, outcome{err: err})
+		}
+	})
+	start := now()
+	var brought []loaded
+	defer func() { // also when the loader panics or ends the goroutine
+		counters.loadNanos.Add(now() - start)
+		stop()
+		if brought != nil {
+			for i, f := range c.flights {
+				end(f, e.keepFor(brought[i]))
+			}
+			return
+		}
+		v := recover()
+		if v == nil {
+			v = errGoexit
+		}
+		err := e.panicked(v)
+		for _, f := range c.flights {
+			end(f, outcome{err: err})
+		}
+	}()
+	brought = e.loader(ctx, keys)
+}
+
+// panicked returns the error of a loader that panicked. On a node its stack goes
+// to the log as well, for it does not travel to the peers that asked.
+func (e *engine) panicked(v any) error {
+	err := &PanicError{Value: v, Stack: debug.Stack()}
+	if e.node != nil {
+		e.node.log().Error("peercache: loader panicked", "cache", e.name, "panic", fmt.Sprint(v), "stack", string(err.Stack))
+	}
+	return err
+}
+
+// keepFor says how long what a load brought is kept.
+func (e *engine) keepFor(l loaded) outcome {
+	at := now()
+	hot := e.opts.HotTTL
+	if hot < 0 {
+		hot = orphanTTL
+	}
+	out := outcome{item: l.item, err: l.err, copyUntil: after(at, hot)}
+	if l.err != nil {
+		out.item.absent = errors.Is(l.err, ErrNotFound)
+		if l.ttl == 0 {
+			l.ttl = e.opts.NotFoundTTL
+		}
+		out.item.fleeting = !out.item.absent || l.ttl <= 0
+	} else {
+		out.item.fleeting = l.ttl < 0
+	}
+	out.item.expires = after(at, e.life(l.ttl))
+	return out
+}
