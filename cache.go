@@ -94,7 +94,7 @@ type Options struct {
 	// at every moment. Default 64 MiB; negative keeps nothing.
 	MaxBytes int64
 
-	// MaxTTL caps the life of any entry. Default 1 hour.
+	// MaxTTL caps the life of any entry. Default 1 hour, also if negative.
 	MaxTTL time.Duration
 
 	// NotFoundTTL is how long it is remembered that a key was not found, where
@@ -118,7 +118,8 @@ type Options struct {
 	// limit.
 	MaxLoads int
 
-	// LoadTimeout is how long a call of the loader may take. Default 10 seconds.
+	// LoadTimeout is how long a call of the loader may take. Default 10
+	// seconds, also if negative.
 	LoadTimeout time.Duration
 
 	// Codec turns values into bytes and back. By default []byte, string and
@@ -170,8 +171,11 @@ func (o *Options) withDefaults() Options {
 // Values of type []byte are copied on their way in and out; ByteView and string
 // are not. Any other V is encoded once, when it is loaded or set, and decoded
 // once for each process that reads it; the decoded value is shared by all of its
-// readers, who must not change it. A cache without a node keeps the loader's own
-// value instead.
+// readers, who must not change it. A cache without a node encodes it too, for that
+// is its size, but keeps the loader's own value.
+//
+// Entries end up to 5 % before their time at random, so that what was loaded
+// together does not expire together, and never after it.
 type Cache[V any] struct {
 	engine *engine
 	form   form[V]
@@ -302,9 +306,10 @@ func (c *Cache[V]) Peek(key string) (V, bool) {
 // removes the key. The value replaces what a load that began before would bring.
 //
 // When Set returns nil every node has confirmed. A [*PartialError] names those
-// that did not within 2 seconds; then the others may have dropped the key
-// instead of taking v. ctx bounds only the wait: the change takes effect here
-// and is sent even if ctx has ended.
+// that did not within 2 seconds. Where the owner is silent, or the nodes are just
+// changing their minds about who it is, the key is dropped everywhere instead. ctx
+// bounds only the wait: the change takes effect here and is sent even if ctx has
+// ended.
 //
 // Prefer Remove where several writers change the same thing: the value of a
 // writer that was overtaken may arrive last.

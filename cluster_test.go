@@ -1031,3 +1031,47 @@ func TestKilledNodesCachesRunOnCutOff(t *testing.T) {
 }
 
 func discardLogger() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
+// What a loader returns or passes to panic may be one of the cache's own errors.
+func TestLoaderThatUsesTheCachesOwnErrorsIsUnderstoodEverywhere(t *testing.T) {
+	for name, c := range map[string]struct {
+		fail  func() error
+		check func(error) bool
+	}{
+		"panic(ErrNotFound)": {func() error { panic(peercache.ErrNotFound) }, func(err error) bool {
+			_, ok := errors.AsType[*peercache.PanicError](err)
+			return ok
+		}},
+		"panic(ErrOverloaded)": {func() error { panic(peercache.ErrOverloaded) }, func(err error) bool {
+			_, ok := errors.AsType[*peercache.PanicError](err)
+			return ok
+		}},
+		"ErrClosed": {func() error { return peercache.ErrClosed }, func(err error) bool {
+			return err != peercache.ErrClosed && strings.Contains(err.Error(), peercache.ErrClosed.Error())
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cluster := cachetest.NewCluster(t, 3)
+				var calls atomic.Int32
+				caches := cachetest.Caches(cluster, "c", func(context.Context, string) (string, time.Duration, error) {
+					calls.Add(1)
+					time.Sleep(time.Second)
+					return "", 0, c.fail()
+				}, nil)
+				var wg sync.WaitGroup
+				for i, cache := range caches {
+					wg.Go(func() {
+						if _, err := cache.Get(t.Context(), "k"); !c.check(err) {
+							t.Errorf("node %d: Get: %v (%T)", i, err, err)
+						}
+					})
+				}
+				wg.Wait()
+				if n := calls.Load(); n != 1 {
+					t.Errorf("%d loads, want 1", n)
+				}
+			})
+		})
+	}
+}

@@ -31,8 +31,8 @@ var (
 )
 
 // A PeerError is a load that failed on another node: the loader ran there and
-// returned Err, so no other node was asked. [Cache.GetMany] uses it for every
-// key that failed.
+// returned Err, or was turned away by the limit on loads, or did not end in time;
+// no other node was asked. [Cache.GetMany] uses it for every key that failed.
 type PeerError struct {
 	Peer string // URL of the node; in GetMany this node's own for a local failure, "" without a node
 	Key  string
@@ -49,9 +49,10 @@ func (e *PeerError) Error() string {
 // Unwrap returns Err.
 func (e *PeerError) Unwrap() error { return e.Err }
 
-// A PartialError names the peers that did not confirm a Set or Remove. Until
-// its life ends there, such a peer may serve what it had before: for at most
-// HotTTL if it does not own the key.
+// A PartialError names the peers that did not confirm a Set or Remove. Such a peer
+// may go on serving what it had before, and give it to others that ask: a copy for
+// at most HotTTL, an entry that it owns, or keeps as one of the next owners in line,
+// to the end of its life. Calling Remove again, until it returns nil, is always safe.
 type PartialError struct {
 	Peers map[string]error // by URL, never empty, no error nil
 }
@@ -109,16 +110,16 @@ func (e *remoteError) Unwrap() error { return e.is }
 // statusOf tells how err, with which a load ended, travels to a peer.
 func statusOf(err error) (wire.Status, string) {
 	text := err.Error()
-	var panicked *PanicError
+	if panicked, ok := errors.AsType[*PanicError](err); ok {
+		return wire.Status_PANICKED, fmt.Sprint(panicked.Value) // whatever was passed to panic
+	}
 	switch {
+	case err == ErrClosed: //nolint:errorlint // itself: what a loader returns is never it, see keepFor
+		return wire.Status_CLOSED, text
 	case errors.Is(err, ErrNotFound):
 		return wire.Status_NOT_FOUND, text
 	case errors.Is(err, ErrOverloaded):
 		return wire.Status_OVERLOADED, text
-	case errors.Is(err, ErrClosed):
-		return wire.Status_CLOSED, text
-	case errors.As(err, &panicked):
-		return wire.Status_PANICKED, fmt.Sprint(panicked.Value)
 	case errors.Is(err, context.DeadlineExceeded):
 		return wire.Status_TIMED_OUT, text
 	default:

@@ -86,7 +86,9 @@ func (n *Node) check(h *wire.Hello) (wire.Status, string) {
 //	mux.Handle(node.Handler())
 //
 // It takes a single path and no subtree, so that it fits beside any other route.
-// It sets deadlines of its own on the connections of the requests it answers.
+// It sets deadlines of its own on the connections of the requests it answers, and
+// must be able to send an answer in parts: nothing that holds responses back, such
+// as http.TimeoutHandler, may be around it.
 func (n *Node) Handler() (pattern string, h http.Handler) {
 	return "POST " + n.path, http.HandlerFunc(n.serve)
 }

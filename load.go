@@ -127,6 +127,9 @@ func (e *engine) keepFor(l loaded) outcome {
 		hot = orphanTTL
 	}
 	out := outcome{item: l.item, err: l.err, copyUntil: after(at, hot)}
+	if l.err == ErrClosed { //nolint:errorlint // itself, of another cache: this one is open
+		out.err = fmt.Errorf("peercache: the loader of cache %s says: %w", e.name, ErrClosed)
+	}
 	if l.err != nil {
 		out.item.absent = errors.Is(l.err, ErrNotFound)
 		if l.ttl == 0 {

@@ -82,8 +82,9 @@ type NodeOptions struct {
 	// Network is where connections come from. Default the operating system's.
 	Network *Network
 
-	// Logger gets what happens to the node. Default slog.Default(). Nothing on
-	// the path of a Get is logged above Debug, but a loader's panic.
+	// Logger gets what happens to the node. Default slog.Default(). On the path
+	// of a Get nothing is logged above Debug but a loader's panic and, once a
+	// minute, that a peer's values cannot be decoded.
 	Logger *slog.Logger
 }
 
@@ -281,7 +282,7 @@ func (n *Node) Join(ctx context.Context, seeds ...string) error {
 	n.background(func() { n.followGossip(g) })
 
 	s := &seeker{node: n, gossip: g, seeds: parsed}
-	if reached, err := s.tryAll(ctx); reached == 0 && len(parsed) > 0 {
+	if tried, reached, err := s.tryAll(ctx); tried && reached == 0 {
 		n.logger.Warn("peercache: no seed answers yet; joining goes on", "seeds", seeds, "err", err)
 	}
 	n.background(s.run)
@@ -475,8 +476,9 @@ func (n *Node) SetPeers(peers ...Peer) error {
 // peers ask it for them.
 func (n *Node) Ready() <-chan struct{} { return n.ready }
 
-// Peers returns the active members of the cluster, this node included, sorted by
-// URL: this node alone before Join, nobody after Leave.
+// Peers returns the active members of the cluster sorted by URL, this node among
+// them from when it is [Node.Ready] until it leaves: this node alone before Join,
+// nobody after Leave.
 func (n *Node) Peers() []Peer {
 	r := n.current.Load()
 	if r.left {
@@ -527,10 +529,11 @@ func (n *Node) Stats() NodeStats {
 }
 
 // Leave tells the peers that this node goes, goes on answering them for the 2
-// seconds they may need to notice, and stops: when it returns, nothing of the
-// node runs any more. Call it before http.Server.Shutdown. A ctx that ends cuts
-// this short, and one that has ended stops the node at once; the error is then
-// ctx's. Leaving again waits for the first Leave.
+// seconds they may need to notice, and stops: when it returns, the node has closed
+// its sockets and runs nothing any more. (Timers of the gossip library end within
+// 2 seconds, loads within LoadTimeout.) Call it before http.Server.Shutdown. A ctx
+// that ends cuts this short, and one that has ended stops the node at once; the
+// error is then ctx's. Leaving again waits for the first Leave.
 //
 // The node's caches go on working, alone. Nobody tells them of removals any more,
 // so that they serve nothing for longer than HotTTL.

@@ -284,9 +284,9 @@ func TestSIGSTOPFailsNoGet(t *testing.T) {
 	}
 	eventually(t, "the child joins", five)
 
-	stopped := 10 * time.Second
-	if testing.Short() {
-		stopped = time.Second
+	stopped := 2 * time.Second
+	if *long {
+		stopped = 10 * time.Second
 	}
 	var mu sync.Mutex
 	var took []time.Duration

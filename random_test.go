@@ -22,6 +22,7 @@ import (
 // is checked on each Get and each load.
 
 var (
+	long     = flag.Bool("long", false, "run the tests of faults for as long as the promises are stated for")
 	seeds    = flag.Int("seeds", 25, "random schedules to run")
 	seedFrom = flag.Uint64("seed", 0, "the first schedule's seed; 0 picks one")
 )

@@ -43,7 +43,7 @@ const (
 	// learn of a change within seconds of each other, not at once.
 	graceWindow = 60 * time.Second
 
-	// maxRecent bounds the tables kept for it; each holds half a megabyte.
+	// maxRecent bounds the tables kept for it; each holds 1.5 MiB.
 	maxRecent = 8
 )
 

@@ -90,13 +90,14 @@ type seeker struct {
 	seeds  []seed
 }
 
-// tryAll tries every seed once and returns how many addresses answered.
-func (s *seeker) tryAll(ctx context.Context) (int, error) {
+// tryAll tries every seed once. It reports whether there was one to try, this node
+// itself aside, and how many addresses answered.
+func (s *seeker) tryAll(ctx context.Context) (tried bool, reached int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, seedsTimeout)
 	defer cancel()
 	addrs, err := s.missing(ctx)
 	if len(addrs) == 0 {
-		return 0, err
+		return err != nil, 0, err
 	}
 	type result struct {
 		reached int
@@ -109,17 +110,16 @@ func (s *seeker) tryAll(ctx context.Context) (int, error) {
 			results <- result{reached, err}
 		})
 	}
-	reached := 0
 	for range addrs {
 		select {
 		case r := <-results:
 			reached += r.reached
 			err = errors.Join(err, r.err)
 		case <-ctx.Done():
-			return reached, errors.Join(err, ctx.Err())
+			return true, reached, errors.Join(err, ctx.Err())
 		}
 	}
-	return reached, err
+	return true, reached, err
 }
 
 // run tries seeds that are not members until the node leaves.

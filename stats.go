@@ -50,7 +50,7 @@ func (s *Stats) add(c *counters) {
 
 // NodeStats is what a node has counted since it was made, and how it stands.
 type NodeStats struct {
-	Peers       int64 // active members, this node included
+	Peers       int64 // active members, as Node.Peers counts them
 	RingVersion int64 // views of the cluster built so far
 	Health      int64 // gossip's awareness of its own slowness: 0 is best, see Lifeguard (Dadgar et al., 2018)
 	Failovers   int64 // keys for which an owner was asked in vain
