@@ -25,8 +25,8 @@ import (
 )
 
 // The code that people copy: an Example for each exported name, and what
-// README.md shows, which a test at the end holds against this file. What the
-// examples use is below them.
+// README.md shows, which a test at the end holds against it. Nodes are in
+// example_node_test.go; what the examples use is below them.
 
 // One process.
 func Example() {
@@ -184,6 +184,36 @@ func ExampleCache_GetMany() {
 	// Output:
 	// map[ada:{the ada} gopher:{the gopher}]
 	// peercache: key "locked": row is locked
+}
+
+// One query for all that this process owns of many keys.
+func ExampleNewBatch() {
+	load := func(_ context.Context, ids []string) (map[string]User, time.Duration, error) {
+		fmt.Printf("SELECT … WHERE id IN %q\n", ids)
+		users := make(map[string]User)
+		for _, id := range ids {
+			if id != "nobody" { // what is left out is not found
+				users[id] = User{Name: "the " + id}
+			}
+		}
+		return users, time.Minute, nil
+	}
+	users := peercache.NewBatch("users", load, &peercache.Options{NotFoundTTL: time.Minute})
+	fmt.Println(users.GetMany(context.Background(), []string{"gopher", "nobody", "ada"}))
+	fmt.Println(users.Get(context.Background(), "ada"))
+	// Output:
+	// SELECT … WHERE id IN ["gopher" "nobody" "ada"]
+	// map[ada:{the ada} gopher:{the gopher}] <nil>
+	// {the ada} <nil>
+}
+
+// A BatchLoader returns what it has beside an error: only the rest has failed.
+func ExampleBatchLoader() {
+	var load peercache.BatchLoader[string] = func(context.Context, []string) (map[string]string, time.Duration, error) {
+		return map[string]string{"a": "1"}, time.Minute, errors.New("page 2 is missing")
+	}
+	fmt.Println(peercache.NewBatch("pages", load, nil).GetMany(context.Background(), []string{"a", "b"}))
+	// Output: map[a:1] peercache: key "b": page 2 is missing
 }
 
 func ExampleCache_Peek() {
@@ -360,222 +390,6 @@ func ExampleByteView_WriteTo() {
 	// Output: gopher
 }
 
-// A value that is loaded at one node is there for all.
-func ExampleNode() {
-	a, b, stop := examplePair()
-	defer stop()
-	load := peercache.TTL(time.Minute, db.User)
-	atA := peercache.New("users", load, &peercache.Options{Node: a})
-	atB := peercache.New("users", load, &peercache.Options{Node: b})
-
-	for _, users := range []*peercache.Cache[User]{atA, atB} {
-		fmt.Println(users.Get(context.Background(), "gopher"))
-	}
-	fmt.Println(atA.Stats().Loads+atB.Stats().Loads, "load")
-	// Output:
-	// {the gopher} <nil>
-	// {the gopher} <nil>
-	// 1 load
-}
-
-// Spellings of one address are one node. An address that strangers might reach
-// must be asked for.
-func ExampleNewNode() {
-	node, err := peercache.NewNode("HTTP://LocalHost:80/app/", nil)
-	fmt.Println(node.Self().URL, err)
-
-	_, err = peercache.NewNode("http://10.0.0.5:8080", nil)
-	fmt.Println(err != nil)
-	// Output:
-	// http://localhost/app <nil>
-	// true
-}
-
-func ExampleNodeOptions() {
-	node, err := peercache.NewNode("http://10.0.0.5:8080", &peercache.NodeOptions{
-		Cluster:  "shop",
-		Insecure: true, // a firewall keeps strangers away from ports 8080 and 7946
-		Zone:     "eu-1a",
-		Weight:   2, // twice the keys of others
-	})
-	fmt.Println(node.Self(), err)
-	// Output: {http://10.0.0.5:8080 eu-1a 2} <nil>
-}
-
-func ExampleNode_Handler() {
-	node, _ := peercache.NewNode("http://localhost:8080/app", nil)
-	mux := http.NewServeMux()
-	mux.Handle(node.Handler())
-
-	pattern, _ := node.Handler()
-	fmt.Println(pattern)
-	// Output: POST /app/_peercache/v1
-}
-
-func ExampleNode_Join() {
-	ctx := context.Background()
-	first, stopFirst := exampleNode()
-	defer stopFirst()
-	if err := first.Join(ctx); err != nil { // the first has nobody to join
-		fmt.Println(err)
-	}
-	second, stopSecond := exampleNode()
-	defer stopSecond()
-	if err := second.Join(ctx, first.GossipAddr()); err != nil {
-		fmt.Println(err)
-	}
-	await(func() bool { return len(first.Peers()) == 2 && len(second.Peers()) == 2 })
-	fmt.Println(slices.Equal(first.Peers(), second.Peers()))
-	// Output: true
-}
-
-// Ready is what a readiness probe should wait for.
-func ExampleNode_Ready() {
-	node, stop := exampleNode()
-	defer stop()
-	if err := node.Join(context.Background()); err != nil {
-		fmt.Println(err)
-	}
-	<-node.Ready()
-	fmt.Println("ready")
-	// Output: ready
-}
-
-// Where the platform knows the peers, SetPeers takes the place of Join, and is
-// called again with every change.
-func ExampleNode_SetPeers() {
-	node, _ := peercache.NewNode("http://localhost:8080", nil)
-	err := node.SetPeers(node.Self(), peercache.Peer{URL: "http://localhost:8081"})
-	fmt.Println(len(node.Peers()), err)
-
-	err = node.SetPeers() // what a look-up that failed returns
-	fmt.Println(len(node.Peers()), err != nil)
-	// Output:
-	// 2 <nil>
-	// 2 true
-}
-
-func ExamplePeer() {
-	node, _ := peercache.NewNode("http://localhost:8080", nil)
-	_ = node.SetPeers(node.Self(), peercache.Peer{URL: "http://localhost:8081", Zone: "eu-1b", Weight: 3})
-	fmt.Println(node.Peers()[1])
-	// Output: {http://localhost:8081 eu-1b 3}
-}
-
-func ExampleNode_Peers() {
-	a, _, stop := examplePair()
-	defer stop()
-	for _, p := range a.Peers() {
-		fmt.Println(strings.HasPrefix(p.URL, "http://127.0.0.1:"), p.Weight)
-	}
-	// Output:
-	// true 1
-	// true 1
-}
-
-func ExampleNode_Self() {
-	node, _ := peercache.NewNode("http://localhost:8080", nil)
-	fmt.Println(node.Self().URL)
-	// Output: http://localhost:8080
-}
-
-func ExampleNode_GossipAddr() {
-	node, stop := exampleNode() // its options say Gossip: "127.0.0.1:0", which picks a port
-	defer stop()
-	if err := node.Join(context.Background()); err != nil {
-		fmt.Println(err)
-	}
-	host, port, _ := net.SplitHostPort(node.GossipAddr())
-	fmt.Println(host, port != "0")
-	// Output: 127.0.0.1 true
-}
-
-// The life of a service, until its context ends.
-func serveUsers(ctx context.Context, listener net.Listener, url string, opts *peercache.NodeOptions, seeds ...string) error {
-	node, err := peercache.NewNode(url, opts)
-	if err != nil {
-		return err
-	}
-	users := peercache.New("users", peercache.TTL(time.Minute, db.User), &peercache.Options{Node: node})
-	mux := http.NewServeMux()
-	mux.Handle(node.Handler())
-	mux.HandleFunc("GET /users/{id}", func(w http.ResponseWriter, r *http.Request) {
-		u, err := users.Get(r.Context(), r.PathValue("id"))
-		if err != nil {
-			http.Error(w, "no answer", http.StatusBadGateway)
-			return
-		}
-		fmt.Fprintln(w, u.Name)
-	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }() // before Join: peers ask as soon as they know
-
-	if err = node.Join(ctx, seeds...); err == nil {
-		select {
-		case <-ctx.Done():
-		case err = <-served:
-		}
-	}
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
-	defer cancel()
-	return errors.Join(err, node.Leave(stopping), server.Shutdown(stopping)) // in this order
-}
-
-func ExampleNode_Leave() {
-	ctx, stop := context.WithCancel(context.Background()) // in a main: signal.NotifyContext
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		fmt.Println(err)
-	}
-	done := make(chan error)
-	go func() {
-		done <- serveUsers(ctx, listener, "http://"+listener.Addr().String(), &peercache.NodeOptions{Gossip: "127.0.0.1:0"})
-	}()
-	stop()
-	fmt.Println(<-done)
-	// Output: <nil>
-}
-
-func ExampleNode_Stats() {
-	a, _, stop := examplePair()
-	defer stop()
-	fmt.Println(a.Stats().Peers, "peers")
-	// Output: 2 peers
-}
-
-func ExampleNodeStats() {
-	s := peercache.NodeStats{Peers: 5, Failovers: 12}
-	fmt.Printf("%d nodes; %d times a key's owner did not answer and the next was asked\n", s.Peers, s.Failovers)
-	// Output: 5 nodes; 12 times a key's owner did not answer and the next was asked
-}
-
-// A Network that says where connections go.
-func ExampleNetwork() {
-	var dialer net.Dialer
-	var listen net.ListenConfig
-	network := &peercache.Network{
-		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			fmt.Println(network, addr)
-			return dialer.DialContext(ctx, network, addr)
-		},
-		Listen: func(network, addr string) (net.Listener, error) {
-			return listen.Listen(context.Background(), network, addr)
-		},
-		ListenPacket: func(network, addr string) (net.PacketConn, error) {
-			return listen.ListenPacket(context.Background(), network, addr)
-		},
-	}
-	node, _ := peercache.NewNode("http://127.0.0.1:8080", &peercache.NodeOptions{Network: network})
-	_ = node.SetPeers(node.Self(), peercache.Peer{URL: "http://127.0.0.1:9"}) // nobody is there
-	users := peercache.New("users", peercache.TTL(time.Minute, db.User), &peercache.Options{Node: node})
-	_, err := users.Get(context.Background(), keyOwnedBy(users, "http://127.0.0.1:9"))
-	fmt.Println(err) // it was loaded here
-	// Output:
-	// tcp 127.0.0.1:9
-	// <nil>
-}
-
 // A load that failed on another node.
 func ExamplePeerError() {
 	a, b, stop := examplePair()
@@ -689,7 +503,7 @@ func await(ok func() bool) {
 	}
 }
 
-func TestReadmeShowsCodeOfThisFile(t *testing.T) {
+func TestReadmeShowsCodeOfTheExamples(t *testing.T) {
 	// Lines without their indentation: README.md shows parts of functions.
 	flat := func(text string) string {
 		var b strings.Builder
@@ -702,9 +516,13 @@ func TestReadmeShowsCodeOfThisFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := os.ReadFile("example_test.go")
-	if err != nil {
-		t.Fatal(err)
+	var source []byte
+	for _, name := range []string{"example_test.go", "example_node_test.go"} {
+		part, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, part...)
 	}
 	blocks := strings.Split(string(readme), "```go\n")[1:]
 	if len(blocks) < 3 {
@@ -713,7 +531,7 @@ func TestReadmeShowsCodeOfThisFile(t *testing.T) {
 	for _, block := range blocks {
 		code, _, closed := strings.Cut(block, "```")
 		if !closed || !strings.Contains(flat(string(source)), flat(code)) {
-			t.Errorf("README.md shows code that is not in example_test.go:\n%s", code)
+			t.Errorf("README.md shows code that is not in the examples:\n%s", code)
 		}
 	}
 }

@@ -118,7 +118,8 @@ func (s *schedule) roll(n int) int {
 func (s *schedule) load(ctx context.Context, node int, keys []string) (map[string]string, time.Duration, error) {
 	mode, delay := s.roll(100), time.Duration(s.roll(60))*time.Millisecond
 	deadline, _ := ctx.Deadline()
-	overdue := time.AfterFunc(time.Until(deadline), func() { s.count(node, keys, -1) })
+	// At the deadline the flight is over and another may begin at that very moment.
+	overdue := time.AfterFunc(time.Until(deadline)-1, func() { s.count(node, keys, -1) })
 	s.count(node, keys, 1)
 	defer func() {
 		if overdue.Stop() {
