@@ -1075,3 +1075,32 @@ func TestLoaderThatUsesTheCachesOwnErrorsIsUnderstoodEverywhere(t *testing.T) {
 		})
 	}
 }
+
+func TestKeysOfADeadOwnerDoNotWaitForSlowLoadsElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 4)
+		caches := cachetest.Caches(c, "c", func(_ context.Context, key string) (string, time.Duration, error) {
+			if key[0] == 's' {
+				time.Sleep(5 * time.Second)
+			}
+			return "value of " + key, time.Hour, nil
+		}, nil)
+		slow := ownedBy(t, c, caches[0], "slow-", 1)
+		quick := ownedBy(t, c, caches[0], "quick-", 2)
+		c.Kill(2)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			got, err := caches[0].GetMany(t.Context(), []string{slow, quick})
+			if err != nil || len(got) != 2 {
+				t.Errorf("GetMany = %v, %v, want both values", got, err)
+			}
+		})
+		synctest.Wait()
+		start := time.Now()
+		wantValue(t, caches[0], quick) // shares the flight
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("a key of a dead owner took %v, as long as a load it has nothing to do with", d)
+		}
+		wg.Wait()
+	})
+}

@@ -279,54 +279,55 @@ func (e *engine) fetch(ctx context.Context, flights []*flight) {
 		e.store.begin(f, cancel)
 		walks[i] = &walk{flight: f, owners: r.owners(e.hash(f.key), mayActOwners)}
 	}
-	for len(walks) > 0 {
-		walks = e.step(ctx, r.url, walks)
-	}
+	e.walkOn(ctx, r.url, walks)
 }
 
-// step asks the next owner of each walk, all at once, and returns the walks that
-// must go on.
-func (e *engine) step(ctx context.Context, self string, walks []*walk) []*walk {
+// walkOn asks the next owner of each walk, all at once, and returns when all
+// walks have come to their end. None waits for another that takes another road.
+func (e *engine) walkOn(ctx context.Context, self string, walks []*walk) {
 	byOwner := make(map[string][]*walk, 1)
 	admitted := make(map[string]bool, 1)
 	for _, w := range walks {
 		owner := e.next(w, self, admitted)
 		byOwner[owner] = append(byOwner[owner], w)
 	}
-	var (
-		mu   sync.Mutex // guards left
-		left []*walk
-		wg   sync.WaitGroup
-	)
+	var wg sync.WaitGroup
 	for owner, group := range byOwner {
-		ask := func() {
-			switch owner {
-			case self:
-				e.loadFor(ctx, group, true)
-			case nobody:
-				e.loadFor(ctx, group, false)
-			default:
-				unanswered := e.ask(ctx, owner, group)
-				mu.Lock()
-				left = append(left, unanswered...)
-				mu.Unlock()
-			}
+		if len(byOwner) == 1 { // the common case needs no goroutine
+			e.visit(ctx, self, owner, group)
+			return
 		}
-		if len(byOwner) == 1 {
-			ask()
-			break
-		}
-		wg.Go(ask)
+		wg.Go(func() { e.visit(ctx, self, owner, group) })
 	}
 	wg.Wait()
-	return left
+}
+
+// visit brings walks on that ask the same owner next. More keys than a request
+// holds go one request after the other: the owner's queue is not longer.
+func (e *engine) visit(ctx context.Context, self, owner string, walks []*walk) {
+	switch owner {
+	case self:
+		e.loadFor(ctx, walks, true)
+		return
+	case nobody:
+		e.loadFor(ctx, walks, false)
+		return
+	}
+	var wg sync.WaitGroup
+	for group := range slices.Chunk(walks, wire.MaxKeys) {
+		if left := e.ask(ctx, owner, group); len(left) > 0 {
+			e.node.passedOver(true, len(left))
+			wg.Go(func() { e.walkOn(ctx, self, left) })
+		}
+	}
+	wg.Wait()
 }
 
 // nobody stands for the owner of a key that has no usable one.
 const nobody = ""
 
 // next returns the owner that a walk asks next. Whether a peer is admitted is
-// asked once in a step, for all of them.
+// asked once, for all walks that go there together.
 func (e *engine) next(w *walk, self string, admitted map[string]bool) string {
 	for len(w.owners) > 0 && w.asked < maxAttempts {
 		owner := w.owners[0]
@@ -376,34 +377,29 @@ func (e *engine) loadFor(ctx context.Context, walks []*walk, own bool) {
 
 // ask ends fetches with a peer's answers and returns those it did not answer.
 func (e *engine) ask(ctx context.Context, peer string, walks []*walk) []*walk {
-	var left []*walk
-	for group := range slices.Chunk(walks, wire.MaxKeys) {
-		keys := make([]string, len(group))
-		for i, w := range group {
-			keys[i] = w.flight.key
-			e.store.shard(keys[i]).peerGets.Add(1)
-		}
-		answered := make([]bool, len(group))
-		err := e.node.get(ctx, peer, e.name, keys, func(i int, a answer) {
-			answered[i] = answered[i] || e.accept(group[i].flight, peer, a)
-		})
-		expired := err != nil && ctx.Err() != nil
-		for i, w := range group {
-			if answered[i] {
-				continue
-			}
-			e.store.shard(keys[i]).peerErrors.Add(1)
-			if expired {
-				// It was heard from all the time, or it would have been given up
-				// long ago: another node's loader would fare no better.
-				e.store.end(w.flight, outcome{peer: peer, err: &PeerError{Peer: peer, Key: keys[i], Err: context.DeadlineExceeded}})
-				continue
-			}
-			left = append(left, w)
-		}
+	keys := make([]string, len(walks))
+	for i, w := range walks {
+		keys[i] = w.flight.key
+		w.flight.shard.peerGets.Add(1)
 	}
-	if len(left) > 0 {
-		e.node.passedOver(true, len(left))
+	answered := make([]bool, len(walks))
+	err := e.node.get(ctx, peer, e.name, keys, func(i int, a answer) {
+		answered[i] = answered[i] || e.accept(walks[i].flight, peer, a)
+	})
+	expired := err != nil && ctx.Err() != nil
+	var left []*walk
+	for i, w := range walks {
+		if answered[i] {
+			continue
+		}
+		w.flight.shard.peerErrors.Add(1)
+		if expired {
+			// It was heard from all the time, or it would have been given up long
+			// ago: another node's loader would fare no better.
+			e.store.end(w.flight, outcome{peer: peer, err: &PeerError{Peer: peer, Key: keys[i], Err: context.DeadlineExceeded}})
+			continue
+		}
+		left = append(left, w)
 	}
 	return left
 }
