@@ -88,7 +88,7 @@ type engine struct {
 
 func newEngine(name string, opts Options, batch bool) *engine {
 	e := &engine{name: name, seed: consistenthash.Seed(name), opts: opts, batch: batch}
-	e.gate = gate{max: opts.MaxLoads, batch: batch, overload: e.overload}
+	e.gate = gate{max: opts.MaxLoads, batch: batch, start: func(c *call) { go e.call(c) }, overload: e.overload}
 	var view func() *ring
 	if opts.Node != nil {
 		e.node = opts.Node

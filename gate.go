@@ -24,6 +24,7 @@ const (
 type gate struct {
 	max      int         // calls at once
 	batch    bool        // a call takes any number of keys, and calls that wait become one
+	start    func(*call) // runs a call on a goroutine
 	overload func(*call) // ends a call that was turned away
 
 	mu      sync.Mutex // guards the fields below
@@ -33,25 +34,29 @@ type gate struct {
 	armed   bool // a timer will look at the head of the queue
 }
 
-// enter returns what of a call may run now, as calls that the loader can take,
-// each of which must leave. The rest is queued, or turned away if there is no
-// room. If the queue is empty there always is, so that a GetMany of any length can
-// be had from an idle node.
-func (g *gate) enter(c *call) []*call {
-	run, refused := g.sort(c)
-	if len(refused) > 0 {
+// enter starts what of a call may run now, in parts that the loader can take, each
+// of which must leave. The rest is queued, or turned away if there is no room. If
+// the queue is empty there always is, so that a GetMany of any length can be had
+// from an idle node.
+func (g *gate) enter(c *call) {
+	if refused := g.sort(c); len(refused) > 0 {
 		g.overload(&call{flights: refused})
 	}
-	return run
 }
 
-func (g *gate) sort(c *call) (run []*call, refused []*flight) {
+// sort returns the flights that are turned away.
+func (g *gate) sort(c *call) []*flight {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for len(c.flights) > 0 && g.running < g.max {
+	for g.running < g.max {
 		g.running++
-		run = append(run, g.takeLocked(c))
+		if g.batch || len(c.flights) == 1 {
+			g.start(c)
+			return nil
+		}
+		g.start(g.takeLocked(c))
 	}
+	var refused []*flight
 	room := queuePerLoad*g.max - g.keys
 	if g.keys > 0 && len(c.flights) > room {
 		if g.batch {
@@ -65,7 +70,7 @@ func (g *gate) sort(c *call) (run []*call, refused []*flight) {
 		g.keys += len(c.flights)
 		g.armLocked()
 	}
-	return run, refused
+	return refused
 }
 
 // takeLocked takes from a call what the loader can be called for at once.

@@ -35,9 +35,7 @@ type call struct {
 // that no caller ends: at once if fewer than MaxLoads calls are running, else as
 // soon as it is their turn.
 func (e *engine) load(ctx context.Context, flights []*flight) {
-	for _, c := range e.gate.enter(&call{ctx: context.WithoutCancel(ctx), flights: flights}) {
-		go e.call(c)
-	}
+	e.gate.enter(&call{ctx: context.WithoutCancel(ctx), flights: flights})
 }
 
 // overload ends a call that does not come to its turn.
@@ -80,7 +78,7 @@ func (e *engine) call(c *call) {
 			counters.loadErrors.Add(1)
 		}
 	}
-	stop := context.AfterFunc(ctx, func() {
+	overdue := time.AfterFunc(e.opts.LoadTimeout, func() { // when ctx ends; context.AfterFunc costs five allocations
 		err := fmt.Errorf("peercache: the load took longer than LoadTimeout (%v): %w", e.opts.LoadTimeout, context.DeadlineExceeded)
 		for _, f := range c.flights {
 			end(f, outcome{err: err})
@@ -90,7 +88,7 @@ func (e *engine) call(c *call) {
 	var brought []loaded
 	defer func() { // also when the loader panics or ends the goroutine
 		counters.loadNanos.Add(now() - start)
-		stop()
+		overdue.Stop()
 		if brought != nil {
 			for i, f := range c.flights {
 				end(f, e.keepFor(brought[i]))
