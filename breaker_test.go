@@ -88,7 +88,7 @@ func TestBreakerLetsOneProbeThroughAndClosesWhenItIsAnswered(t *testing.T) {
 func TestLoaderErrorsAndCancelledCallersOpenNoBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := cachetest.NewCluster(t, 2)
-		caches := cachetest.Caches(c, "c", func(ctx context.Context, key string) (string, time.Duration, error) {
+		caches := cachetest.Caches(c, "c", func(_ context.Context, key string) (string, time.Duration, error) {
 			time.Sleep(time.Second)
 			if key[0] == 'n' {
 				return "", 0, peercache.ErrNotFound

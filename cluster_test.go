@@ -767,7 +767,7 @@ func TestBytesThatCannotBeDecodedMakeTheOwnerUnusable(t *testing.T) {
 		}
 		xml := peercache.Codec{
 			Marshal:   func(any) ([]byte, error) { return []byte("<user>"), nil },
-			Unmarshal: func(data []byte, v any) error { panic("no xml here: " + string(data)) },
+			Unmarshal: func(data []byte, _ any) error { panic("no xml here: " + string(data)) },
 		}
 		a := peercache.New("c", load, &peercache.Options{Node: c.nodes[0]})
 		peercache.New("c", load, &peercache.Options{Node: c.nodes[1], Codec: xml})

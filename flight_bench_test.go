@@ -45,7 +45,7 @@ func BenchmarkFlightAlone(b *testing.B) {
 
 func benchmarkFlight(b *testing.B, run func(*store, *flight, outcome) bool) {
 	s := newStore(0, Options{}, nil)
-	ctx := context.Background()
+	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
 		_, f, started, err := s.join(loadFlight, "key", true)
@@ -62,7 +62,7 @@ func benchmarkFlight(b *testing.B, run func(*store, *flight, outcome) bool) {
 // A whole load of a cache without a node: flight, gate, context, loader.
 func BenchmarkLoad(b *testing.B) {
 	c := New("c", func(context.Context, string) (string, time.Duration, error) { return "v", -1, nil }, nil)
-	ctx := context.Background()
+	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := c.Get(ctx, "key"); err != nil {

@@ -1,7 +1,6 @@
 package peercache_test
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -42,9 +41,7 @@ func newBareNodes(t *testing.T, n int, clusters ...string) *bareNodes {
 		b.handlers[fmt.Sprint("127.0.0.1:", 8001+i)] = mux
 		b.nodes = append(b.nodes, node)
 		t.Cleanup(func() {
-			ended, cancel := context.WithCancel(context.Background())
-			cancel()
-			_ = node.Leave(ended)
+			_ = node.Leave(t.Context()) // which has ended when this runs
 		})
 	}
 	return b

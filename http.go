@@ -252,7 +252,7 @@ func (rw *responder) read(body io.ReadCloser, req *wire.Request) error {
 	if err := wire.Unmarshal(b, req); err != nil {
 		return err
 	}
-	if _, err := frames.Next(); err != io.EOF {
+	if _, err := frames.Next(); !errors.Is(err, io.EOF) {
 		return errors.New("peercache: more than one frame in a request")
 	}
 	return nil
@@ -439,7 +439,7 @@ func (n *Node) post(ctx context.Context, peer string, frame []byte, each func([]
 	}
 	for frames := wire.NewReader(resp.Body); ; {
 		b, err := frames.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err == nil {

@@ -217,9 +217,7 @@ func badPeer(t *testing.T, h http.HandlerFunc) (cache *peercache.Cache[string], 
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ended, cancel := context.WithCancel(context.Background())
-		cancel()
-		_ = node.Leave(ended)
+		_ = node.Leave(t.Context()) // which has ended when this runs
 	})
 	if err := node.SetPeers(node.Self(), peercache.Peer{URL: server.URL}); err != nil {
 		t.Fatal(err)

@@ -27,13 +27,12 @@ type calls struct {
 	all [][]string
 }
 
-func (c *calls) add(keys []string) int {
+func (c *calls) add(keys []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	keys = slices.Clone(keys)
 	slices.Sort(keys)
 	c.all = append(c.all, keys)
-	return len(c.all)
 }
 
 func (c *calls) take() [][]string {

@@ -255,7 +255,7 @@ func isLoopback(host string) bool {
 // cure is an error: a malformed seed, a second Join, a Join after SetPeers or
 // Leave, a gossip address that cannot be bound.
 func (n *Node) Join(ctx context.Context, seeds ...string) error {
-	parsed, err := parseSeeds(seeds)
+	parsed, err := parseSeeds(ctx, seeds)
 	if err != nil {
 		return err
 	}

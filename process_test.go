@@ -58,9 +58,7 @@ func newReal(t *testing.T, load peercache.Loader[string], seeds ...string) *real
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ended, cancel := context.WithCancel(context.Background())
-		cancel()
-		_ = n.Leave(ended)
+		_ = n.Leave(t.Context()) // which has ended when this runs
 		n.server.Close()
 	})
 	return n
@@ -200,9 +198,7 @@ func TestAllNodesMayStartAtOnceInAnyOrder(t *testing.T) {
 			}
 		})
 		t.Cleanup(func() {
-			ended, cancel := context.WithCancel(context.Background())
-			cancel()
-			_ = node.Leave(ended)
+			_ = node.Leave(t.Context()) // which has ended when this runs
 		})
 	}
 	wg.Wait()

@@ -230,7 +230,7 @@ func (s *schedule) get(node int, keys []string, timeout time.Duration) {
 		s.check(key, v, start)
 	}
 	if err != nil {
-		s.explain(ctx, err)
+		s.explain(err)
 	}
 }
 
@@ -251,10 +251,10 @@ func (s *schedule) check(key, v string, start time.Time) {
 }
 
 // explain checks that an error is one that the test has caused.
-func (s *schedule) explain(ctx context.Context, err error) {
+func (s *schedule) explain(err error) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range joined.Unwrap() {
-			s.explain(ctx, err)
+			s.explain(err)
 		}
 		return
 	}

@@ -34,7 +34,7 @@ const (
 // A seed is a host and the port of its gossip.
 type seed struct{ host, port string }
 
-func parseSeeds(seeds []string) ([]seed, error) {
+func parseSeeds(ctx context.Context, seeds []string) ([]seed, error) {
 	parsed := make([]seed, 0, len(seeds))
 	for _, s := range seeds {
 		host, port, err := net.SplitHostPort(s)
@@ -47,7 +47,7 @@ func parseSeeds(seeds []string) ([]seed, error) {
 		if host == "" || strings.ContainsAny(host, "/ @") {
 			return nil, fmt.Errorf("peercache: seed %q is not a host:port", s)
 		}
-		if _, err := net.LookupPort("tcp", port); err != nil {
+		if _, err := net.DefaultResolver.LookupPort(ctx, "tcp", port); err != nil {
 			return nil, fmt.Errorf("peercache: seed %q: %w", s, err)
 		}
 		parsed = append(parsed, seed{host, port})
