@@ -278,7 +278,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 			}
 			out.err = err
 		}
-		if errors.Is(out.err, ErrNotFound) {
+		if out.item.absent {
 			continue
 		}
 		if out.peer == "" {
@@ -352,8 +352,8 @@ func (c *Cache[V]) Owner(key string) string { return c.engine.owner(key) }
 // copies included. It counts as no use, and the loop's body may call the cache.
 func (c *Cache[V]) Keys() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		for key, it := range c.engine.store.items.All(now()) {
-			if !it.absent && !yield(key) {
+		for key := range c.engine.store.items.All(now()) {
+			if it, ok := c.engine.store.peek(key); ok && !it.absent && !yield(key) {
 				return
 			}
 		}

@@ -16,20 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/peercache/peercache"
 )
-
-// One process: what a cache does without a node. Clusters are in cluster_test.go.
-
-// constant returns a loader of one value that counts its calls.
-func constant(calls *atomic.Int32, v string, ttl time.Duration) peercache.Loader[string] {
-	return func(context.Context, string) (string, time.Duration, error) {
-		calls.Add(1)
-		return v, ttl, nil
-	}
-}
 
 func TestGetLoadsOnceUntilTheTTLEnds(t *testing.T) {
 	for _, c := range []struct {
@@ -333,137 +321,6 @@ func TestLoadThatIgnoresItsContextIsAnsweredFor(t *testing.T) {
 	})
 }
 
-func TestRemoveDetachesTheLoadItOvertakes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var calls atomic.Int32
-		cache := peercache.New("c", func(context.Context, string) (string, time.Duration, error) {
-			n := calls.Add(1)
-			time.Sleep(time.Second)
-			return fmt.Sprint("v", n), time.Hour, nil
-		}, nil)
-		var wg sync.WaitGroup
-		get := func(want string) {
-			wg.Go(func() {
-				if v, err := cache.Get(t.Context(), "k"); err != nil || v != want {
-					t.Errorf("Get = %q, %v, want %s", v, err, want)
-				}
-			})
-			synctest.Wait()
-		}
-		get("v1")
-		if err := cache.Remove(t.Context(), "k"); err != nil {
-			t.Fatal(err)
-		}
-		get("v2") // must not join the load that began before the Remove
-		time.Sleep(10 * time.Second)
-		wg.Wait()
-		get("v2") // nor may that one's value have been kept
-		wg.Wait()
-		if n := calls.Load(); n != 2 {
-			t.Errorf("%d loads, want 2", n)
-		}
-	})
-}
-
-func TestSetReplacesAndDetaches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cache := peercache.New("c", func(context.Context, string) (string, time.Duration, error) {
-			time.Sleep(time.Second)
-			return "loaded", time.Hour, nil
-		}, nil)
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if v, err := cache.Get(t.Context(), "k"); err != nil || v != "loaded" {
-				t.Errorf("the Get that was there first = %q, %v, want loaded", v, err)
-			}
-		})
-		synctest.Wait()
-		if err := cache.Set(t.Context(), "k", "set", time.Minute); err != nil {
-			t.Fatal(err)
-		}
-		wg.Wait()
-		if v, err := cache.Get(t.Context(), "k"); err != nil || v != "set" {
-			t.Errorf("Get = %q, %v, want set", v, err)
-		}
-		time.Sleep(time.Minute)
-		if v, err := cache.Get(t.Context(), "k"); err != nil || v != "loaded" {
-			t.Errorf("Get after the ttl = %q, %v, want loaded", v, err)
-		}
-		if err := cache.Set(t.Context(), "k", "", -1); err != nil {
-			t.Fatal(err)
-		}
-		if v, ok := cache.Peek("k"); ok {
-			t.Errorf("Peek after a Set with a negative ttl = %q, want nothing", v)
-		}
-	})
-}
-
-type user struct {
-	Name string
-	Tags []string
-	lost int
-}
-
-func TestTypedValueWithoutANodeIsTheLoadersOwn(t *testing.T) {
-	var marshals, unmarshals atomic.Int32
-	own := &user{Name: "gopher", lost: 1}
-	cache := peercache.New("c", func(context.Context, string) (*user, time.Duration, error) {
-		return own, time.Minute, nil
-	}, &peercache.Options{Codec: countingJSON(&marshals, &unmarshals)})
-	for range 3 {
-		if u, err := cache.Get(t.Context(), "k"); err != nil || u != own {
-			t.Errorf("Get = %p, %v, want the loader's %p", u, err, own)
-		}
-	}
-	if m, u := marshals.Load(), unmarshals.Load(); m != 1 || u != 0 {
-		t.Errorf("encoded %d times and decoded %d times, want 1 and 0", m, u)
-	}
-}
-
-// countingJSON is JSON that counts.
-func countingJSON(marshals, unmarshals *atomic.Int32) peercache.Codec {
-	return peercache.Codec{
-		Marshal: func(v any) ([]byte, error) {
-			marshals.Add(1)
-			return json.Marshal(v)
-		},
-		Unmarshal: func(data []byte, v any) error {
-			unmarshals.Add(1)
-			return json.Unmarshal(data, v)
-		},
-	}
-}
-
-func TestValueThatCannotBeEncodedIsAnErrorOfTheLoad(t *testing.T) {
-	cache := peercache.New("c", func(context.Context, string) (func(), time.Duration, error) {
-		return func() {}, time.Minute, nil
-	}, nil)
-	if _, err := cache.Get(t.Context(), "k"); err == nil {
-		t.Error("Get of a func: no error")
-	}
-	if s := cache.Stats(); s.LoadErrors != 1 || s.Entries != 0 {
-		t.Errorf("Stats = %+v, want one failed load and no entry", s)
-	}
-	if err := cache.Set(t.Context(), "k", func() {}, 0); err == nil {
-		t.Error("Set of a func: no error")
-	}
-}
-
-func TestByteSlicesAreCopiedInAndOut(t *testing.T) {
-	origin := []byte("value")
-	cache := peercache.New("c", func(context.Context, string) ([]byte, time.Duration, error) {
-		return origin, time.Minute, nil
-	}, nil)
-	b, err := cache.Get(t.Context(), "k")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b[0], origin[1] = 'X', 'X'
-	if b, err := cache.Get(t.Context(), "k"); err != nil || string(b) != "value" {
-		t.Errorf("Get = %q, %v, want value", b, err)
-	}
-}
-
 func TestLimitsAreCheckedWhereKeysAndValuesEnter(t *testing.T) {
 	var calls atomic.Int32
 	cache := peercache.New("c", constant(&calls, "v", time.Minute), &peercache.Options{MaxBytes: 64 << 20})
@@ -491,57 +348,6 @@ func TestLimitsAreCheckedWhereKeysAndValuesEnter(t *testing.T) {
 	}
 	if err := cache.Set(t.Context(), "k", strings.Repeat("x", 16<<20+1), 0); err == nil || !strings.Contains(err.Error(), "16777216") {
 		t.Errorf("Set of 16 MiB and a byte: %v, want an error that tells the limit", err)
-	}
-}
-
-func TestBadKeyFailsAloneInGetMany(t *testing.T) {
-	var calls atomic.Int32
-	cache := peercache.New("c", constant(&calls, "v", time.Minute), nil)
-	got, err := cache.GetMany(t.Context(), []string{"a", "", "b", "a"})
-	if diff := cmp.Diff(map[string]string{"a": "v", "b": "v"}, got); diff != "" {
-		t.Errorf("GetMany (-want +got):\n%s", diff)
-	}
-	failed, ok := errors.AsType[*peercache.PeerError](err)
-	if !ok || failed.Key != "" || failed.Peer != "" {
-		t.Errorf("GetMany: %v, want a *PeerError for the empty key, without a peer", err)
-	}
-	if n := calls.Load(); n != 2 {
-		t.Errorf("%d loads, want 2", n)
-	}
-}
-
-func TestGetManyReturnsWhatItCould(t *testing.T) {
-	failure := errors.New("broken")
-	cache := peercache.New("c", func(_ context.Context, key string) (string, time.Duration, error) {
-		switch key[0] {
-		case 'm':
-			return "", 0, peercache.ErrNotFound
-		case 'f':
-			return "", 0, failure
-		}
-		return "value of " + key, time.Minute, nil
-	}, nil)
-	keys := []string{"a1", "m1", "f1", "a2", "f2"}
-	for range 2 { // the second time a1 and a2 are in memory
-		got, err := cache.GetMany(t.Context(), keys)
-		want := map[string]string{"a1": "value of a1", "a2": "value of a2"}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("GetMany (-want +got):\n%s", diff)
-		}
-		if !errors.Is(err, failure) || errors.Is(err, peercache.ErrNotFound) {
-			t.Errorf("GetMany: %v, want the failure and no not-found", err)
-		}
-		var failed []string
-		for _, err := range err.(interface{ Unwrap() []error }).Unwrap() {
-			failed = append(failed, err.(*peercache.PeerError).Key)
-		}
-		slices.Sort(failed)
-		if diff := cmp.Diff([]string{"f1", "f2"}, failed); diff != "" {
-			t.Errorf("failed keys (-want +got):\n%s", diff)
-		}
-	}
-	if got, err := cache.GetMany(t.Context(), nil); err != nil || got == nil || len(got) != 0 {
-		t.Errorf("GetMany of nothing = %v, %v, want an empty map", got, err)
 	}
 }
 

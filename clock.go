@@ -39,7 +39,7 @@ type clock struct {
 	coarse bool
 	armed  atomic.Bool  // the timer will run
 	read   atomic.Bool  // somebody read since it last ran
-	now    atomic.Int64 // meaningful while armed
+	now    atomic.Int64 // meaningful while armed; goes forward only
 }
 
 // time returns the time, at most a tick ago if the clock is coarse.
@@ -58,15 +58,26 @@ func (c *clock) time() int64 {
 
 func (c *clock) arm() int64 {
 	t := now()
-	c.now.Store(t)
+	c.set(t)
 	if c.armed.CompareAndSwap(false, true) {
 		time.AfterFunc(tick, c.advance)
 	}
 	return t
 }
 
+// set moves the time forward to t. Whoever was not scheduled since it read the
+// clock must not move it back.
+func (c *clock) set(t int64) {
+	for {
+		old := c.now.Load()
+		if old >= t || c.now.CompareAndSwap(old, t) {
+			return
+		}
+	}
+}
+
 func (c *clock) advance() {
-	c.now.Store(now())
+	c.set(now())
 	if c.read.Swap(false) {
 		time.AfterFunc(tick, c.advance)
 		return

@@ -238,20 +238,23 @@ func (e *engine) join(ctx context.Context, key string, b *begun) (item, *flight,
 		return item{}, nil, err
 	}
 	r := e.ring()
-	if r == nil || r.owner(e.hash(key)) == r.url {
-		return e.joinLoad(key, r == nil || !r.left, b)
+	if r == nil {
+		return e.joinLoad(key, 0, true, b)
 	}
-	it, f, started, err := e.store.join(fetchFlight, key, false)
+	if r.owner(e.hash(key)) == r.url {
+		return e.joinLoad(key, r.version, !r.left, b)
+	}
+	it, f, started, err := e.store.join(fetchFlight, key, r.version, false)
 	if started {
 		b.fetches = append(b.fetches, f)
 	}
 	return it, f, err
 }
 
-// joinLoad joins the load of key, or adds a new one to begun. own says that this
-// node acts for the key: what it loads lives its full life.
-func (e *engine) joinLoad(key string, own bool, b *begun) (item, *flight, error) {
-	it, f, started, err := e.store.join(loadFlight, key, own)
+// joinLoad joins the load of key, or adds a new one to begun. own says that by the
+// ring of this version the node acts for the key: what it loads lives its full life.
+func (e *engine) joinLoad(key string, version uint32, own bool, b *begun) (item, *flight, error) {
+	it, f, started, err := e.store.join(loadFlight, key, version, own)
 	if started {
 		b.loads = append(b.loads, f)
 	}
@@ -271,53 +274,62 @@ type walk struct {
 // the key is still loaded once. Flights that no owner could serve are loaded here,
 // for the callers' sake, and kept only as copies.
 func (e *engine) fetch(ctx context.Context, flights []*flight) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), e.opts.LoadTimeout+fetchMargin)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	defer func() {
+		for _, f := range flights {
+			select {
+			case <-f.done:
+			default: // a codec is the user's code, and has ended the goroutine
+				e.store.end(f, outcome{err: &PanicError{Value: errGoexit}})
+			}
+		}
+	}()
 	r := e.ring()
 	walks := make([]*walk, len(flights))
 	for i, f := range flights {
 		e.store.begin(f, cancel)
 		walks[i] = &walk{flight: f, owners: r.owners(e.hash(f.key), mayActOwners)}
 	}
-	e.walkOn(ctx, r.url, walks)
+	e.walkOn(ctx, r, walks)
 }
 
 // walkOn asks the next owner of each walk, all at once, and returns when all
 // walks have come to their end. None waits for another that takes another road.
-func (e *engine) walkOn(ctx context.Context, self string, walks []*walk) {
+func (e *engine) walkOn(ctx context.Context, r *ring, walks []*walk) {
 	byOwner := make(map[string][]*walk, 1)
 	admitted := make(map[string]bool, 1)
 	for _, w := range walks {
-		owner := e.next(w, self, admitted)
+		owner := e.next(w, r.url, admitted)
 		byOwner[owner] = append(byOwner[owner], w)
 	}
 	var wg sync.WaitGroup
 	for owner, group := range byOwner {
 		if len(byOwner) == 1 { // the common case needs no goroutine
-			e.visit(ctx, self, owner, group)
+			e.visit(ctx, r, owner, group)
 			return
 		}
-		wg.Go(func() { e.visit(ctx, self, owner, group) })
+		wg.Go(func() { e.visit(ctx, r, owner, group) })
 	}
 	wg.Wait()
 }
 
 // visit brings walks on that ask the same owner next. More keys than a request
 // holds go one request after the other: the owner's queue is not longer.
-func (e *engine) visit(ctx context.Context, self, owner string, walks []*walk) {
+func (e *engine) visit(ctx context.Context, r *ring, owner string, walks []*walk) {
 	switch owner {
-	case self:
-		e.loadFor(ctx, walks, true)
+	case r.url:
+		e.loadFor(ctx, r, walks, !r.left)
 		return
 	case nobody:
-		e.loadFor(ctx, walks, false)
+		e.loadFor(ctx, r, walks, false)
 		return
 	}
 	var wg sync.WaitGroup
 	for group := range slices.Chunk(walks, wire.MaxKeys) {
 		if left := e.ask(ctx, owner, group); len(left) > 0 {
 			e.node.passedOver(true, len(left))
-			wg.Go(func() { e.walkOn(ctx, self, left) })
+			wg.Go(func() { e.walkOn(ctx, r, left) })
 		}
 	}
 	wg.Wait()
@@ -350,33 +362,40 @@ func (e *engine) next(w *walk, self string, admitted map[string]bool) string {
 }
 
 // loadFor ends fetches with loads that run here.
-func (e *engine) loadFor(ctx context.Context, walks []*walk, own bool) {
+func (e *engine) loadFor(ctx context.Context, r *ring, walks []*walk, own bool) {
 	var begun begun
 	loads := make([]*flight, len(walks))
 	for i, w := range walks {
 		if !own {
 			e.store.shard(w.flight.key).orphans.Add(1)
 		}
-		it, load, err := e.joinLoad(w.flight.key, own, &begun)
+		it, load, err := e.joinLoad(w.flight.key, r.version, own, &begun)
 		if load == nil {
 			e.store.end(w.flight, outcome{item: it, err: err, settled: true}) // it is in the store
 		}
 		loads[i] = load
 	}
 	e.run(ctx, begun)
+	var wg sync.WaitGroup
 	for i, load := range loads {
 		if load == nil {
 			continue
 		}
-		<-load.done // which queueTimeout and LoadTimeout bound
-		out := load.outcome
-		out.settled = true
-		e.store.end(walks[i].flight, out)
+		wg.Go(func() {
+			<-load.done // which queueTimeout and LoadTimeout bound
+			out := load.outcome
+			out.settled = true
+			e.store.end(walks[i].flight, out)
+		})
 	}
+	wg.Wait()
 }
 
-// ask ends fetches with a peer's answers and returns those it did not answer.
+// ask ends fetches with a peer's answers and returns those it did not answer. Each
+// request has the whole time that a load may take.
 func (e *engine) ask(ctx context.Context, peer string, walks []*walk) []*walk {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(after(int64(e.opts.LoadTimeout), fetchMargin)))
+	defer cancel()
 	keys := make([]string, len(walks))
 	for i, w := range walks {
 		keys[i] = w.flight.key
@@ -406,10 +425,10 @@ func (e *engine) ask(ctx context.Context, peer string, walks []*walk) []*walk {
 
 // accept ends a flight with a peer's answer, if that is of use.
 func (e *engine) accept(f *flight, peer string, a answer) bool {
-	out := outcome{peer: peer, item: item{ring: e.ring().version}}
-	out.item.expires = after(now(), a.ttl)
+	out := outcome{peer: peer}
+	out.item.expires = after(now(), min(a.ttl, e.opts.MaxTTL))
 	out.item.fleeting = a.ttl <= 0 || e.opts.HotTTL < 0
-	out.item.asCopy(after(now(), e.opts.HotTTL))
+	out.item.asCopy(after(now(), max(e.opts.HotTTL, 0)))
 	if a.status == wire.Status_OK {
 		out.item.bytes, out.item.size = a.value, uint32(len(a.value))
 		if e.decode != nil {

@@ -159,6 +159,11 @@ func quote(key string) string {
 	return fmt.Sprintf("%q…", key[:most])
 }
 
+// clip makes a text fit for the wire: valid UTF-8, and within its limit.
+func clip(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), wire.MaxText)], "?") // no longer than what it replaces
+}
+
 // checkKey says what is wrong with a key, whichever way it came in.
 func checkKey(key string) error {
 	if key == "" {

@@ -48,7 +48,7 @@ func benchmarkFlight(b *testing.B, run func(*store, *flight, outcome) bool) {
 	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
-		_, f, started, err := s.join(loadFlight, "key", true)
+		_, f, started, err := s.join(loadFlight, "key", 0, true)
 		if err != nil || !started {
 			b.Fatal("the flight was not new")
 		}

@@ -57,7 +57,7 @@ func (g *gate) sort(c *call) []*flight {
 		g.start(g.takeLocked(c))
 	}
 	var refused []*flight
-	room := queuePerLoad*g.max - g.keys
+	room := max(queuePerLoad*g.max-g.keys, 0) // a long call may have overdrawn it
 	if g.keys > 0 && len(c.flights) > room {
 		if g.batch {
 			room = 0 // all or nothing: it is one call

@@ -1,14 +1,19 @@
 package peercache_test
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/peercache/peercache"
+	"github.com/peercache/peercache/cachetest"
 )
 
 // bareNodes are nodes without gossip and network: each request to a peer is a
@@ -88,4 +93,36 @@ func bareCaches[V any](b *bareNodes, name string, load peercache.Loader[V], opts
 		caches = append(caches, peercache.New(name, load, &o))
 	}
 	return caches
+}
+
+// ownedBy returns a key, with this prefix, that a node owns by another's view.
+func ownedBy[V any](t *testing.T, c *cachetest.Cluster, cache *peercache.Cache[V], prefix string, node int) string {
+	t.Helper()
+	url := c.Node(node).Self().URL
+	for i := range 10_000 {
+		if key := fmt.Sprint(prefix, i); cache.Owner(key) == url {
+			return key
+		}
+	}
+	t.Fatalf("no key of %s within 10,000", url)
+	return ""
+}
+
+func wantValue(t *testing.T, cache *peercache.Cache[string], key string) {
+	t.Helper()
+	if v, err := cache.Get(t.Context(), key); err != nil || v != "value of "+key {
+		t.Errorf("Get(%.40q) = %.60q, %v, want its value", key, v, err)
+	}
+}
+
+func discardLogger() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
+// One process: what a cache does without a node. Clusters are in cluster_test.go.
+
+// constant returns a loader of one value that counts its calls.
+func constant(calls *atomic.Int32, v string, ttl time.Duration) peercache.Loader[string] {
+	return func(context.Context, string) (string, time.Duration, error) {
+		calls.Add(1)
+		return v, ttl, nil
+	}
 }

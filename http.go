@@ -50,7 +50,8 @@ const (
 )
 
 var (
-	errSilent = fmt.Errorf("peercache: the peer was silent for %v", silenceTimeout)
+	errSilent = errors.New("peercache: the peer was silent for too long")
+	errMute   = errors.New("peercache: the peer answered without a word")
 	errForged = errors.New("peercache: the answer does not fit the request")
 )
 
@@ -103,6 +104,7 @@ func (n *Node) serve(w http.ResponseWriter, r *http.Request) {
 	defer rw.release()
 	var req wire.Request
 	if err := rw.read(r.Body, &req); err != nil {
+		w.Header().Set("Connection", "close")
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
@@ -116,7 +118,7 @@ func (n *Node) serve(w http.ResponseWriter, r *http.Request) {
 	if status == wire.Status_OK {
 		status, text = n.perform(r.Context(), rw, &req)
 	}
-	rw.pending.Status, rw.pending.Text = status, text
+	rw.pending.Status, rw.pending.Text = status, clip(text)
 	rw.flush()
 }
 
@@ -178,17 +180,17 @@ func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, keys []
 	var begun begun
 	loads := make(map[int]*flight)
 	for i, key := range keys {
-		a, load := e.answer(n.life, wire.String(key), &begun)
+		a, load := e.answer(wire.String(key), &begun)
 		if load != nil {
 			loads[i] = load
 			continue
 		}
 		rw.add(i, a)
 	}
+	e.run(n.life, begun) // also if nobody waits for it here
 	if len(loads) == 0 {
 		return wire.Status_OK
 	}
-	e.run(n.life, begun) // also if nobody may wait for it here
 	defer n.handlers.Add(-1)
 	if n.handlers.Add(1) > maxHandlers {
 		for i := range loads {
@@ -243,7 +245,6 @@ type responder struct {
 func (rw *responder) read(body io.ReadCloser, req *wire.Request) error {
 	// A server without deadlines (a test's recorder) has no slow clients.
 	_ = rw.control.SetReadDeadline(time.Now().Add(bodyTimeout))
-	defer func() { _ = rw.control.SetReadDeadline(time.Time{}) }()
 	frames := wire.NewReader(http.MaxBytesReader(rw.w, body, wire.MaxFrame+16))
 	b, err := frames.Next()
 	if err != nil {
@@ -255,6 +256,9 @@ func (rw *responder) read(body io.ReadCloser, req *wire.Request) error {
 	if _, err := frames.Next(); !errors.Is(err, io.EOF) {
 		return errors.New("peercache: more than one frame in a request")
 	}
+	// Not after an error: the server reads on before it answers, and a client that
+	// stalls would hold it for ever (TestStalledRequestIsCutOff).
+	_ = rw.control.SetReadDeadline(time.Time{})
 	return nil
 }
 
@@ -269,7 +273,7 @@ func (rw *responder) add(i int, a answer) {
 		Status: a.status,
 		Value:  wire.Bytes(a.value),
 		TtlMs:  uint64(a.ttl / time.Millisecond),
-		Text:   strings.ToValidUTF8(a.text, "�"),
+		Text:   a.text,
 	})
 }
 
@@ -296,7 +300,9 @@ func (rw *responder) send(b []byte) {
 		rw.failed = true
 		return
 	}
-	rw.failed = rw.control.Flush() != nil
+	// A writer that cannot flush, such as http.TimeoutHandler's, sends all at the end.
+	err := rw.control.Flush()
+	rw.failed = err != nil && !errors.Is(err, http.ErrNotSupported)
 }
 
 // release takes the deadlines back, for the connection may serve others next.
@@ -333,12 +339,17 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		return nil, err
 	}
 	errs := []error{fmt.Errorf("peercache: dial %s", addr)}
-	for _, ip := range ips {
-		if ip = ip.Unmap(); !dialable(ip) {
+	deadline, _ := ctx.Deadline()
+	for i, ip := range ips {
+		if !dialable(ip) {
 			errs = append(errs, fmt.Errorf("%s is no address of a peer", ip))
 			continue
 		}
-		conn, err := d.network.Dial(ctx, network, net.JoinHostPort(ip.String(), port))
+		// Each has its share of what time is left, so that one that is dead does
+		// not starve the others.
+		share, cancel := context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(ips)-i))
+		conn, err := d.network.Dial(share, network, net.JoinHostPort(ip.String(), port))
+		cancel()
 		if err == nil {
 			return conn, nil
 		}
@@ -355,8 +366,9 @@ func dialable(ip netip.Addr) bool {
 // refuse one. The error is nil if the peer finished its answer. The peer's breaker
 // learns of it.
 func (n *Node) exchange(ctx context.Context, peer string, req *wire.Request, each func(*wire.Response) error) error {
-	err := n.converse(ctx, peer, req, each)
-	n.judge(peer, err, ctx.Err() != nil || n.life.Err() != nil)
+	err := errGoexit // stays if the codec ends the goroutine
+	defer func() { n.judge(peer, err, ctx.Err() != nil || n.life.Err() != nil || errors.Is(err, errGoexit)) }()
+	err = n.converse(ctx, peer, req, each)
 	return err
 }
 
@@ -366,23 +378,28 @@ func (n *Node) converse(ctx context.Context, peer string, req *wire.Request, eac
 	if err != nil {
 		return err
 	}
+	if n.life.Err() != nil {
+		return errLeft // before a connection is made that nobody would close
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(n.life, func() { cancel(errLeft) })()
 
-	// Until there is a connection the dialer keeps the time; from then on
-	// silence counts. Both never add up.
+	// Connecting, with its handshake, has its time, and silence counts from when
+	// there is a connection. A transport that does not tell has both together.
 	patience := silenceTimeout + time.Duration(len(frame))*time.Second/slowestLink
 	silence := time.AfterFunc(dialTimeout+patience, func() { cancel(errSilent) })
 	defer silence.Stop()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) { silence.Reset(dialTimeout) },
 		GotConn: func(httptrace.GotConnInfo) { silence.Reset(patience) },
 	})
-	err = n.post(ctx, peer, frame, func(b []byte) error {
-		silence.Reset(silenceTimeout)
+	answered := false
+	err = n.post(ctx, peer, frame, silence, func(b []byte) error {
 		if len(b) == 0 {
 			return nil // a heartbeat
 		}
+		answered = true
 		var resp wire.Response
 		if err := wire.Unmarshal(b, &resp); err != nil {
 			return err
@@ -392,7 +409,25 @@ func (n *Node) converse(ctx context.Context, peer string, req *wire.Request, eac
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if err == nil && !answered {
+		return errMute
+	}
 	return err
+}
+
+// A listener reads what a peer sends while its silence is timed: only the waits
+// for its bytes count, neither how many of them a frame has nor what is done with
+// it.
+type listener struct {
+	r       io.Reader
+	silence *time.Timer
+}
+
+func (l listener) Read(p []byte) (int, error) {
+	l.silence.Reset(silenceTimeout)
+	n, err := l.r.Read(p)
+	l.silence.Stop()
+	return n, err
 }
 
 // judge tells the peer's breaker how a request went. What this process ended
@@ -419,7 +454,7 @@ func (e *refusedError) Error() string { return e.err.Error() }
 func (e *refusedError) Unwrap() error { return e.err }
 
 // post sends one frame and gives those of the answer to each.
-func (n *Node) post(ctx context.Context, peer string, frame []byte, each func([]byte) error) error {
+func (n *Node) post(ctx context.Context, peer string, frame []byte, silence *time.Timer, each func([]byte) error) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, peer+"/_peercache/v1", bytes.NewReader(frame))
 	if err != nil {
 		return err
@@ -437,7 +472,7 @@ func (n *Node) post(ctx context.Context, peer string, frame []byte, each func([]
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, wire.MaxText))
 		return fmt.Errorf("peercache: peer answers %s: %s", resp.Status, bytes.TrimSpace(text))
 	}
-	for frames := wire.NewReader(resp.Body); ; {
+	for frames := wire.NewReader(listener{resp.Body, silence}); ; {
 		b, err := frames.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -456,7 +491,7 @@ func statusError(resp *wire.Response) error {
 	switch resp.GetStatus() {
 	case wire.Status_OK:
 		return nil
-	case wire.Status_NOT_MINE, wire.Status_UNKNOWN_CACHE:
+	case wire.Status_NOT_MINE, wire.Status_UNKNOWN_CACHE, wire.Status_DRAINING:
 		return &refusedError{errNotMine}
 	default:
 		_, err := errorOf(resp.GetStatus(), resp.GetText())

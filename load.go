@@ -56,10 +56,6 @@ func (e *engine) call(c *call) {
 			go e.call(next) // the loader may have ended this goroutine
 		}
 	}()
-	var version uint32
-	if r := e.ring(); r != nil {
-		version = r.version // before own is looked at: a newer ring looks again
-	}
 	ctx, cancel := context.WithTimeout(c.ctx, e.opts.LoadTimeout)
 	defer cancel()
 	c.flights = slices.DeleteFunc(c.flights, func(f *flight) bool { return !e.store.begin(f, cancel) })
@@ -73,7 +69,6 @@ func (e *engine) call(c *call) {
 	counters := &e.store.shard(keys[0]).counters
 	counters.loads.Add(int64(len(keys)))
 	end := func(f *flight, out outcome) {
-		out.item.ring = version
 		if e.store.end(f, out) && out.err != nil && !out.item.absent {
 			counters.loadErrors.Add(1)
 		}
@@ -85,13 +80,13 @@ func (e *engine) call(c *call) {
 		}
 	})
 	start := now()
-	var brought []loaded
-	defer func() { // also when the loader panics or ends the goroutine
+	var outs []outcome // nil until the loader has returned
+	defer func() {     // also when the loader panics or ends the goroutine
 		counters.loadNanos.Add(now() - start)
 		overdue.Stop()
-		if brought != nil {
+		if outs != nil {
 			for i, f := range c.flights {
-				end(f, e.keepFor(brought[i]))
+				end(f, outs[i])
 			}
 			return
 		}
@@ -104,7 +99,11 @@ func (e *engine) call(c *call) {
 			end(f, outcome{err: err})
 		}
 	}()
-	brought = e.loader(ctx, keys)
+	brought := make([]outcome, len(keys))
+	for i, l := range e.loader(ctx, keys) {
+		brought[i] = e.keepFor(l) // which calls the methods of the loader's errors
+	}
+	outs = brought
 }
 
 // panicked returns the error of a loader that panicked. On a node its stack goes

@@ -411,3 +411,37 @@ func TestCopiesAreBoundedAndEvictedFirst(t *testing.T) {
 		}
 	})
 }
+
+func TestQueueLongerThanItsLimitTurnsAwayWhoComesLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{delay: 100 * time.Millisecond}
+		cache := peercache.New("c", o.load, &peercache.Options{MaxLoads: 1})
+		keys := make([]string, 8) // one runs, seven wait where four may: the queue was empty
+		for i := range keys {
+			keys[i] = fmt.Sprint("k", i)
+		}
+		go func() { _, _ = cache.GetMany(t.Context(), keys) }()
+		synctest.Wait()
+		if _, err := cache.Get(t.Context(), "late"); !errors.Is(err, peercache.ErrOverloaded) {
+			t.Errorf("Get behind a queue that is too long: %v, want ErrOverloaded", err)
+		}
+		time.Sleep(time.Second)
+		wantValue(t, cache, "late")
+	})
+}
+
+// nilError is what a loader returns by mistake: a nil pointer in an error.
+type nilError struct{ cause error }
+
+func (e *nilError) Error() string { return "nil" }
+func (e *nilError) Unwrap() error { return e.cause }
+
+func TestErrorThatPanicsIsALoadersPanic(t *testing.T) {
+	cache := peercache.New("c", func(context.Context, string) (string, time.Duration, error) {
+		return "", 0, (*nilError)(nil)
+	}, nil)
+	_, err := cache.Get(t.Context(), "k")
+	if _, ok := errors.AsType[*peercache.PanicError](err); !ok {
+		t.Errorf("Get: %v, want a PanicError", err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -222,19 +223,32 @@ func normalizeURL(raw string) (*url.URL, error) {
 	case u.Hostname() == "":
 		return nil, fmt.Errorf("peercache: node URL %q has no host: peers need one to reach this process", raw)
 	}
-	if u.Port() == defaultPort {
-		u.Host = strings.TrimSuffix(u.Host, ":"+defaultPort)
+	if p := u.Port(); p == defaultPort || p == "" {
+		u.Host = strings.TrimSuffix(u.Host, ":"+p)
 	}
 	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
+		u.Host = hostPort(addr.Unmap(), u.Port())
 		if addr.IsUnspecified() || addr.IsMulticast() || addr.IsLinkLocalUnicast() {
 			return nil, fmt.Errorf("peercache: node URL %q: peers cannot reach %s: use an address of this machine", raw, addr)
 		}
 	}
-	u.Path = strings.TrimRight(u.Path, "/")
-	if !plainPath.MatchString(u.Path) {
+	u.Path, u.ForceQuery = strings.TrimRight(u.Path, "/"), false
+	if u.RawPath != "" || !plainPath.MatchString(u.Path) || u.Path != "" && u.Path != path.Clean(u.Path) {
 		return nil, fmt.Errorf("peercache: node URL %q: its path has more than A-Z a-z 0-9 / . _ ~ -", raw)
 	}
 	return u, nil
+}
+
+// hostPort is the one spelling of an address with or without a port.
+func hostPort(addr netip.Addr, port string) string {
+	host := addr.String()
+	if addr.Is6() {
+		host = "[" + host + "]"
+	}
+	if port == "" {
+		return host
+	}
+	return host + ":" + port
 }
 
 func isLoopback(host string) bool {
@@ -255,7 +269,7 @@ func isLoopback(host string) bool {
 // cure is an error: a malformed seed, a second Join, a Join after SetPeers or
 // Leave, a gossip address that cannot be bound.
 func (n *Node) Join(ctx context.Context, seeds ...string) error {
-	parsed, err := parseSeeds(ctx, seeds)
+	parsed, err := parseSeeds(seeds)
 	if err != nil {
 		return err
 	}
@@ -286,11 +300,20 @@ func (n *Node) Join(ctx context.Context, seeds ...string) error {
 		n.logger.Warn("peercache: no seed answers yet; joining goes on", "seeds", seeds, "err", err)
 	}
 	n.background(s.run)
-	g.setState(stateActive)
+	n.mu.Lock()
+	staying := n.phase == phaseJoined
+	if staying { // under the mutex: Leave, which says that it leaves, must come later
+		g.setState(stateActive)
+	}
+	n.mu.Unlock()
+	if !staying {
+		return errLeft
+	}
 	select {
 	case <-n.ready:
 	case <-ctx.Done():
 	case <-n.life.Done():
+		return errLeft
 	}
 	return nil
 }
@@ -324,6 +347,9 @@ func (n *Node) startGossip(ctx context.Context) (*gossip, error) {
 	host, port, err := net.SplitHostPort(n.opts.Gossip)
 	if err != nil {
 		return nil, err // NewNode has checked it
+	}
+	if host == "" {
+		host = "0.0.0.0" // as net.Listen takes it
 	}
 	bind, err := lookupOne(ctx, host)
 	if err != nil {
@@ -546,6 +572,11 @@ func (n *Node) Leave(ctx context.Context) error {
 	}
 	n.mu.Unlock()
 	if was >= phaseLeaving {
+		select {
+		case <-n.left:
+			return nil
+		default:
+		}
 		select {
 		case <-n.left:
 			return nil

@@ -131,19 +131,22 @@ func (r *ring) owners(hash uint64, n int) []string {
 // the current table, or by one that was current lately and by which others may
 // still go.
 func (r *ring) mayAct(hash uint64, at int64) bool {
-	if r.alone() {
-		return true
-	}
+	return r.mayActUntil(hash, at) > at
+}
+
+// mayActUntil returns until when it may: for good by the current table, to the end
+// of its grace window by an older one, and until at if it may not.
+func (r *ring) mayActUntil(hash uint64, at int64) int64 {
 	slot := consistenthash.Slot(hash)
-	if amongOwners(r.table, r.self, slot) {
-		return true
+	if r.alone() || amongOwners(r.table, r.self, slot) {
+		return never
 	}
-	for _, old := range r.recent {
+	for _, old := range r.recent { // the latest first
 		if old.until > at && amongOwners(old.table, old.self, slot) {
-			return true
+			return old.until
 		}
 	}
-	return false
+	return at
 }
 
 func amongOwners(t *consistenthash.Table, self, slot int) bool {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -34,7 +35,7 @@ const (
 // A seed is a host and the port of its gossip.
 type seed struct{ host, port string }
 
-func parseSeeds(ctx context.Context, seeds []string) ([]seed, error) {
+func parseSeeds(seeds []string) ([]seed, error) {
 	parsed := make([]seed, 0, len(seeds))
 	for _, s := range seeds {
 		host, port, err := net.SplitHostPort(s)
@@ -47,8 +48,8 @@ func parseSeeds(ctx context.Context, seeds []string) ([]seed, error) {
 		if host == "" || strings.ContainsAny(host, "/ @") {
 			return nil, fmt.Errorf("peercache: seed %q is not a host:port", s)
 		}
-		if _, err := net.DefaultResolver.LookupPort(ctx, "tcp", port); err != nil {
-			return nil, fmt.Errorf("peercache: seed %q: %w", s, err)
+		if p, err := strconv.ParseUint(port, 10, 16); err != nil || p == 0 {
+			return nil, fmt.Errorf("peercache: seed %q: its port is not 1 to 65535", s)
 		}
 		parsed = append(parsed, seed{host, port})
 	}
@@ -58,7 +59,7 @@ func parseSeeds(ctx context.Context, seeds []string) ([]seed, error) {
 // lookup returns all addresses of a host, which may be one already.
 func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{addr}, nil
+		return []netip.Addr{addr.Unmap()}, nil
 	}
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	for i := range addrs {
@@ -117,6 +118,8 @@ func (s *seeker) tryAll(ctx context.Context) (tried bool, reached int, err error
 			err = errors.Join(err, r.err)
 		case <-ctx.Done():
 			return true, reached, errors.Join(err, ctx.Err())
+		case <-s.node.life.Done():
+			return true, reached, errLeft
 		}
 	}
 	return true, reached, err

@@ -1,7 +1,6 @@
 package peercache
 
 import (
-	"context"
 	"time"
 
 	"github.com/peercache/peercache/internal/wire"
@@ -14,21 +13,26 @@ import (
 // answer answers a peer that asks for a key, or returns the load whose outcome
 // will be the answer; if that is a new one it is added to begun. A value past its
 // life is answered with no life: to be used and not kept.
-func (e *engine) answer(ctx context.Context, key string, b *begun) (answer, *flight) {
+func (e *engine) answer(key string, b *begun) (answer, *flight) {
 	if err := checkKey(key); err != nil {
 		return answer{status: wire.Status_BAD_REQUEST, text: err.Error()}, nil
 	}
 	e.store.shard(key).served.Add(1)
-	if it, stale, ok := e.store.get(key); ok {
-		if stale {
-			e.replace(ctx, key, it)
-		}
+	r := e.ring()
+	it, stale, ok := e.store.get(key)
+	if stale && it.due() {
+		// A load and not a fetch: two nodes that take each other for the owner would
+		// answer each other's fetches with what is stale at both.
+		_, _, _ = e.joinLoad(key, 0, !r.left, b)
+	}
+	if ok {
 		return answerOf(outcome{item: it}), nil
 	}
-	if !e.mayAct(key) {
+	if !r.mayAct(e.hash(key), now()) {
 		return answer{status: wire.Status_NOT_MINE}, nil
 	}
-	it, f, err := e.joinLoad(key, true, b)
+	// Of no version: it may act by an older table only, and the next hit looks.
+	it, f, err := e.joinLoad(key, 0, !r.left, b)
 	if f == nil {
 		return answerOf(outcome{item: it, err: err}), nil
 	}
@@ -70,8 +74,6 @@ func answerOf(out outcome) answer {
 			a.ttl = 0
 		}
 	}
-	if len(a.text) > wire.MaxText {
-		a.text = a.text[:wire.MaxText]
-	}
+	a.text = clip(a.text)
 	return a
 }

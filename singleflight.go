@@ -38,6 +38,7 @@ type flight struct {
 	detached bool   // a removal overtook it: its value is for those who wait, and is not kept
 	ended    bool   // it has its outcome
 	own      bool   // a load by a node that acts for the key: kept for its full life
+	ring     uint32 // the oldest ring by which somebody joined: under a newer one the item is looked at again
 	cancel   func() // ends the run's context; nil until it has one
 
 	outcome outcome // set before done is closed, then constant

@@ -86,13 +86,14 @@ func newStore(hash uint64, opts Options, view func() *ring) *store {
 	s := &store{
 		seed:   maphash.MakeSeed(),
 		items:  lru.New[item](lru.Options{MaxBytes: opts.MaxBytes}),
-		clock:  clock{coarse: view == nil},
 		view:   view,
 		hash:   hash,
 		hotTTL: max(opts.HotTTL, 0),
 
 		staleFor: opts.StaleFor,
 	}
+	s.clock.coarse = view == nil
+	s.clock.now.Store(now())
 	for i := range s.shards {
 		for kind := range s.shards[i].flights {
 			s.shards[i].flights[kind] = make(map[string]*flight)
@@ -165,15 +166,16 @@ func (s *store) peek(key string) (item, bool) {
 // when it was stored. Where this node may no longer act for the key the item is
 // a copy from now on; it is asked once for each ring.
 func (s *store) reconsider(key string, r *ring, at int64) (item, bool) {
-	acts := r.mayAct(consistenthash.Hash(s.hash, key), at)
+	until := r.mayActUntil(consistenthash.Hash(s.hash, key), at)
 	var seen item
 	ok := s.items.Update(key, at, func(it item, _ lru.Terms) (item, lru.Terms) {
 		it.ring = r.version
 		switch {
 		case r.left:
 			it.asCopy(after(r.leftAt, s.hotTTL))
-		case !acts && !it.copied:
-			it.asCopy(after(at, s.hotTTL))
+		case !it.copied:
+			it.copied = until <= at
+			it.expires = min(it.expires, after(until, s.hotTTL))
 		}
 		seen = it
 		return it, s.terms(it)
@@ -183,11 +185,12 @@ func (s *store) reconsider(key string, r *ring, at int64) (item, bool) {
 
 // join returns the item of key if it is fresh by now, or its flight of this
 // kind, which is new and the caller's to run if started is true. own says that a
-// load is on behalf of a node that may act for the key.
+// load is on behalf of a node that may act for the key, by the ring of this
+// version.
 //
 // Looking again under the mutex is what makes loads one: a flight that ended
 // after the caller's miss stored its value before it freed the slot.
-func (s *store) join(kind flightKind, key string, own bool) (it item, f *flight, started bool, err error) {
+func (s *store) join(kind flightKind, key string, version uint32, own bool) (it item, f *flight, started bool, err error) {
 	sh := s.shard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -199,11 +202,12 @@ func (s *store) join(kind flightKind, key string, own bool) (it item, f *flight,
 	}
 	f = sh.flights[kind][key]
 	if f == nil {
-		f = &flight{key: key, kind: kind, shard: sh, done: make(chan struct{})}
+		f = &flight{key: key, kind: kind, shard: sh, ring: version, done: make(chan struct{})}
 		sh.flights[kind][key] = f
 		started = true
 	}
 	f.own = f.own || own
+	f.ring = min(f.ring, version)
 	return item{}, f, started, nil
 }
 
@@ -228,6 +232,7 @@ func (s *store) end(f *flight, out outcome) bool {
 		return false
 	}
 	f.ended = true
+	out.item.ring = f.ring
 	if f.kind == loadFlight && !f.own {
 		out.item.asCopy(out.copyUntil)
 	}
@@ -319,9 +324,7 @@ func (s *store) set(key string, it item) {
 	}
 	s.detachLocked(sh, key)
 	s.items.Remove(key)
-	if !it.fleeting {
-		s.keepLocked(key, it)
-	}
+	s.keepLocked(key, it)
 }
 
 func (s *store) detachLocked(sh *shard, key string) {
@@ -345,7 +348,7 @@ func (s *store) inflate(key string, it item) {
 		}
 		return kept, t
 	})
-	if !ok && same {
+	if !ok && same { // same is a hint: at worst a newer item goes
 		s.forget(key)
 	}
 }

@@ -1,0 +1,261 @@
+package peercache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/peercache/peercache"
+)
+
+// A node's URL, seeds and phases where they meet.
+
+func TestJoinDoesNotUndoALeave(t *testing.T) {
+	first := newReal(t, (&origin{}).load)
+	mute, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0") // accepts, and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	n, err := peercache.NewNode("http://127.0.0.1:1", &peercache.NodeOptions{Gossip: "127.0.0.1:0", Logger: discardLogger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := make(chan error, 1)
+	go func() { joined <- n.Join(t.Context(), first.GossipAddr(), mute.Addr().String()) }()
+	eventually(t, "gossip with the first node", func() bool {
+		peers := n.Peers()
+		return len(peers) == 1 && peers[0].URL == first.Self().URL
+	})
+	left := make(chan error, 1)
+	go func() { left <- n.Leave(t.Context()) }()
+	if err := <-joined; err == nil {
+		t.Error("Join that Leave overtook: no error")
+	}
+	if err := <-left; err != nil {
+		t.Errorf("Leave: %v", err)
+	}
+	select {
+	case <-n.Ready():
+		t.Error("a node became active that had begun to leave")
+	default:
+	}
+}
+
+func TestLeaveAfterLeaveIsNoError(t *testing.T) {
+	n, err := peercache.NewNode("http://127.0.0.1:8080", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		if err := n.Leave(ended); err != nil {
+			t.Fatalf("Leave of a node that has left: %v, want nil", err)
+		}
+	}
+}
+
+func TestSeedsThatCanNeverBeReachedAreRefused(t *testing.T) {
+	for _, seed := range []string{"127.0.0.1:https", "127.0.0.1:0", "127.0.0.1:"} {
+		n, err := peercache.NewNode("http://127.0.0.1:8080", &peercache.NodeOptions{Gossip: "127.0.0.1:0", Logger: discardLogger()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Join(t.Context(), seed); err == nil {
+			t.Errorf("Join(%q): no error", seed)
+		}
+		_ = n.Leave(t.Context())
+	}
+}
+
+func TestGossipOnAllAddresses(t *testing.T) {
+	n, err := peercache.NewNode("http://127.0.0.1:8080", &peercache.NodeOptions{Gossip: ":0", Insecure: true, Logger: discardLogger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Join(t.Context()); err != nil {
+		t.Errorf("Join with gossip on :0: %v", err)
+	}
+	_ = n.Leave(t.Context())
+}
+
+func TestEveryURLThatIsAcceptedCanBeServed(t *testing.T) {
+	for _, url := range []string{
+		"http://127.0.0.1:", "http://127.0.0.1:8080?", "http://127.0.0.1:8080/a/../b",
+		"http://127.0.0.1:8080/a//b", "http://127.0.0.1:8080/a%2Fb", "http://127.0.0.1:8080/./a",
+	} {
+		t.Run(url, func(t *testing.T) {
+			n, err := peercache.NewNode(url, nil)
+			if err != nil {
+				return
+			}
+			defer func() {
+				if v := recover(); v != nil {
+					t.Errorf("mounting the handler of %s: %v", url, v)
+				}
+			}()
+			mux := http.NewServeMux()
+			mux.Handle(n.Handler())
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, n.Self().URL+"/_peercache/v1", http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := httptest.NewRecorder()
+			mux.ServeHTTP(w, r)
+			if w.Code != http.StatusUnsupportedMediaType { // all else is as a peer's
+				t.Errorf("a request to %s is answered %d", n.Self().URL, w.Code)
+			}
+		})
+	}
+}
+
+// openConn counts itself while it is open.
+type openConn struct {
+	net.Conn
+	open *atomic.Int32
+	done atomic.Bool
+}
+
+func (c *openConn) Close() error {
+	if !c.done.Swap(true) {
+		c.open.Add(-1)
+	}
+	return c.Conn.Close()
+}
+
+func TestNoConnectionOutlivesLeave(t *testing.T) {
+	bad := 0
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			var open atomic.Int32
+			listeners := map[string]*pipeListener{}
+			var node *peercache.Node
+			var err error
+			node, err = peercache.NewNode("http://127.0.0.1:8001", &peercache.NodeOptions{Logger: discardLogger(), Network: &peercache.Network{
+				Dial: func(_ context.Context, _, addr string) (net.Conn, error) {
+					time.Sleep(10 * time.Millisecond)
+					a, b := net.Pipe()
+					open.Add(1)
+					listeners[addr].conns <- b
+					return &openConn{Conn: a, open: &open}, nil
+				},
+				Listen:       func(string, string) (net.Listener, error) { return nil, net.ErrClosed },
+				ListenPacket: func(string, string) (net.PacketConn, error) { return nil, net.ErrClosed },
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			peers := []peercache.Peer{node.Self()}
+			for _, addr := range []string{"127.0.0.1:8002", "127.0.0.1:8003"} {
+				l := &pipeListener{make(chan net.Conn), make(chan struct{})}
+				listeners[addr] = l
+				server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					fallSilent(r)
+				})}
+				go func() { _ = server.Serve(l) }()
+				defer server.Close()
+				peers = append(peers, peercache.Peer{URL: "http://" + addr})
+			}
+			if err := node.SetPeers(peers...); err != nil {
+				t.Fatal(err)
+			}
+			o := &origin{}
+			cache := peercache.New("c", o.load, &peercache.Options{Node: node})
+			key := ""
+			for i := 0; ; i++ {
+				key = fmt.Sprint("k", i)
+				if own := peercache.OwnersOf(cache, key, 2); own[0] != node.Self().URL && own[1] != node.Self().URL {
+					break
+				}
+			}
+			got := make(chan struct{})
+			go func() {
+				defer close(got)
+				wantValue(t, cache, key)
+			}()
+			time.Sleep(100 * time.Millisecond)
+			ended, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := node.Leave(ended); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+			<-got
+			time.Sleep(time.Second)
+			if open.Load() != 0 {
+				bad++
+				time.Sleep(2 * time.Minute)
+			}
+		})
+	}
+	if bad > 0 {
+		t.Errorf("a connection was left open for a minute in %d of 50 runs", bad)
+	}
+}
+
+func TestSpellingsOfOneAddressAreOneNode(t *testing.T) {
+	for raw, want := range map[string]string{
+		"http://127.0.0.1:":         "http://127.0.0.1",
+		"http://[0:0::1]:8080":      "http://[::1]:8080",
+		"http://127.0.0.1:8080?":    "http://127.0.0.1:8080",
+		"http://[::ffff:127.0.0.1]": "http://127.0.0.1",
+	} {
+		n, err := peercache.NewNode(raw, nil)
+		if err != nil {
+			t.Errorf("NewNode(%q): %v", raw, err)
+			continue
+		}
+		if got := n.Self().URL; got != want {
+			t.Errorf("NewNode(%q) is at %s, want %s", raw, got, want)
+		}
+	}
+}
+
+func TestKeysAreThoseThatAreStillServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBareNodes(t, 2)
+		b.setPeers()
+		cache := bareCaches(b, "c", (&origin{}).load, nil)[0]
+		for i := range 10 {
+			wantValue(t, cache, fmt.Sprint("k", i))
+		}
+		if err := b.nodes[0].Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		for key := range cache.Keys() {
+			if _, ok := cache.Peek(key); !ok {
+				t.Errorf("%s is among the keys and is not served", key)
+			}
+		}
+	})
+}
+
+func TestSetAtAnOwnerThatHasLeftIsARemove(t *testing.T) {
+	b := newBareNodes(t, 3)
+	b.setPeers()
+	caches := bareCaches(b, "c", (&origin{}).load, nil)
+	key := ""
+	for i := 0; key == "" || caches[0].Owner(key) != b.nodes[1].Self().URL; i++ {
+		key = fmt.Sprint("k", i)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = b.nodes[1].Leave(ended)
+	if err := caches[0].Remove(t.Context(), key); err != nil {
+		t.Errorf("Remove: %v", err)
+	}
+	if err := caches[0].Set(t.Context(), key, "v", 0); err != nil {
+		t.Errorf("Set: %v, want nil as from Remove: it has left, and lets go of what it holds", err)
+	}
+}
