@@ -75,7 +75,7 @@ func TestRemoveInTheMiddleOfALoadMakesExactlyTwo(t *testing.T) {
 		var wg sync.WaitGroup
 		get := func(oldest int32) {
 			for _, cache := range caches {
-				for range 200 {
+				for range 2000 {
 					wg.Go(func() {
 						if v, err := cache.Get(t.Context(), "k"); err != nil || v < oldest {
 							t.Errorf("Get = %d, %v, want %d or newer", v, err, oldest)
