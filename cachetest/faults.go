@@ -3,6 +3,7 @@ package cachetest
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -146,7 +147,7 @@ func (c *Cluster) describe(views []view) string {
 		for i, url := range urls {
 			names[i] = url // somebody who is not of this cluster
 			if index, ok := indexes[url]; ok {
-				names[i] = fmt.Sprint(index)
+				names[i] = strconv.Itoa(index)
 			}
 		}
 		return "[" + strings.Join(names, " ") + "]"

@@ -2,6 +2,7 @@ package cachetest
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,7 +11,6 @@ import (
 	"errors"
 	"io"
 	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -90,12 +90,19 @@ func TestHTTPRequestEndsWithItsContext(t *testing.T) {
 				close(left)
 			}),
 		})
-		client.Timeout = time.Second
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
 		start := time.Now()
-		_, err := client.Get(url)
-		var timeout net.Error
-		if !errors.As(err, &timeout) || !timeout.Timeout() {
-			t.Errorf("Get: %v, want a timeout", err)
+		resp, err := client.Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Do: %v, want context.DeadlineExceeded", err)
 		}
 		if got := time.Since(start); got != time.Second {
 			t.Errorf("returned after %v, want 1s", got)

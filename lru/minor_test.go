@@ -54,7 +54,7 @@ func TestMinorEntriesDisplaceMajorOnesUpToTheirBound(t *testing.T) {
 
 func TestMinorEntriesOfAllShardsGoBeforeAnyMajorOne(t *testing.T) {
 	for _, shards := range []int{1, 2, 64} {
-		c, one := fillBoth(t, shards)
+		c, _ := fillBoth(t, shards)
 		for i := range 120 {
 			c.Set("N"+strconv.Itoa(100+i), 0, value{}, major(100, never))
 			majors, minors := count(c)
@@ -64,7 +64,7 @@ func TestMinorEntriesOfAllShardsGoBeforeAnyMajorOne(t *testing.T) {
 			}
 		}
 
-		c, one = fillBoth(t, shards)
+		c, one := fillBoth(t, shards)
 		c.Set("L000", 0, value{}, major(100+98*one, never))
 		if majors, minors := count(c); majors != 901 || minors != 1 {
 			t.Errorf("%d shards, one entry as large as 99: %d major and %d minor ones, want 901 and 1", shards, majors, minors)

@@ -1,0 +1,60 @@
+# Everything that is done with this repository more than once. `make help` lists
+# it; .ci/run does the whole of it on a machine that has nothing but Go.
+
+# The tools, each by its version. A new version here is built at its next use.
+GOLANGCI_LINT := v2.15.0
+PROTOC_GEN_GO := v1.36.12
+PROTOC        := 3.21.12
+
+# What may be said on the command line: make bench BENCH=Get COUNT=10.
+BENCH    := .
+COUNT    := 1
+FUZZTIME := 10s
+PKG      := ./...
+
+# The directories bear the versions, so that two branches may differ in them.
+lint_dir := $(CURDIR)/.bin/golangci-lint-$(GOLANGCI_LINT)
+gen_dir  := $(CURDIR)/.bin/protoc-gen-go-$(PROTOC_GEN_GO)
+
+.PHONY: all test race lint fmt bench fuzz cover gen protoc clean help
+
+all: lint test ## lint and test: the default
+
+test: ## run the tests
+	go test $(PKG)
+
+race: ## run the tests in random order under the race detector
+	go test -race -shuffle=on $(PKG)
+
+lint: $(lint_dir)/golangci-lint ## look for mistakes and for what .golangci.yml forbids
+	$< run $(PKG)
+
+fmt: $(lint_dir)/golangci-lint ## format the sources the way lint wants them
+	$< fmt $(PKG)
+
+bench: ## run the benchmarks that match BENCH, COUNT times
+	go test -run='^$$' -bench='$(BENCH)' -benchmem -count=$(COUNT) $(PKG)
+
+fuzz: ## run every fuzz target for FUZZTIME
+	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*:func | |' | { n=0; while read -r dir name; do n=$$((n+1)); echo "$$dir $$name"; go test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) "$$dir" || exit 1; done; test $$n -gt 0; }
+
+cover: ## say how much of the code the tests reach; go tool cover -html=cover.out shows what they do not
+	go test -coverpkg=./... -coverprofile=cover.out $(PKG) && go tool cover -func=cover.out | tail -n 1
+
+gen: protoc $(gen_dir)/protoc-gen-go ## generate internal/wire from wire.proto again
+	PATH="$(gen_dir):$$PATH" go generate ./internal/wire
+
+protoc: # another version would write another header into what it generates
+	@protoc --version | grep -qx 'libprotoc $(PROTOC)' || { echo 'make gen needs protoc $(PROTOC), on Debian and Ubuntu: apt-get install protobuf-compiler' >&2; exit 1; }
+
+clean: ## remove the tools, and what tests and profiles left behind
+	rm -rf .bin cover.out *.test *.out
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+$(lint_dir)/golangci-lint:
+	GOBIN=$(lint_dir) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+
+$(gen_dir)/protoc-gen-go:
+	GOBIN=$(gen_dir) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO)
