@@ -34,7 +34,7 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	flags.IntVar(&c.nodes, "nodes", 5, "start this `number` of processes, 3 to 16")
 	flags.DurationVar(&c.duration, "duration", 24*time.Second,
 		"drive load for this `time`, 6s to 1h: the kill comes after half of it,\nthe new process after three quarters")
-	flags.IntVar(&c.inFlight, "inflight", 8, "keep this `number` of requests in flight in all, 1 to 64")
+	flags.IntVar(&c.inFlight, "inflight", 4, "keep this `number` of requests in flight in all, 1 to 64")
 	flags.IntVar(&c.parallel, "parallel", 1, "let each process parse this `number` of packages at once, 1 to 16")
 	flags.Float64Var(&c.zipf, "zipf", 1.1, "distribute the keys by Zipf with this `exponent`, above 1, up to 4")
 	flags.Uint64Var(&c.seed, "seed", 1, "seed of everything random: the same `number` asks for the same keys")

@@ -16,7 +16,7 @@ func TestNoFlagsMeanTheDefaults(t *testing.T) {
 	if err != nil || out.Len() > 0 {
 		t.Fatalf("parseFlags() = %v, %s", err, out.String())
 	}
-	want := config{nodes: 5, duration: 24 * time.Second, inFlight: 8, parallel: 1, zipf: 1.1, seed: 1}
+	want := config{nodes: 5, duration: 24 * time.Second, inFlight: 4, parallel: 1, zipf: 1.1, seed: 1}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
