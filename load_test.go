@@ -445,3 +445,47 @@ func TestErrorThatPanicsIsALoadersPanic(t *testing.T) {
 		t.Errorf("Get: %v, want a PanicError", err)
 	}
 }
+
+func TestRequestsThatWaitForLoadsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const bound, more = 1024, 50
+		c := cachetest.NewCluster(t, 2)
+		var loads atomic.Int32
+		caches := cachetest.Caches(c, "c", func(context.Context, string) (string, time.Duration, error) {
+			loads.Add(1)
+			time.Sleep(time.Second)
+			return "v", time.Hour, nil
+		}, &peercache.Options{MaxLoads: -1})
+		var keys []string
+		for i := 0; len(keys) < bound+more; i++ {
+			if key := fmt.Sprint("key-", i); caches[0].Owner(key) == c.Node(1).Self().URL {
+				keys = append(keys, key)
+			}
+		}
+		var values, busy atomic.Int32
+		var wg sync.WaitGroup
+		for _, key := range keys {
+			wg.Go(func() {
+				_, err := caches[0].Get(t.Context(), key)
+				switch {
+				case err == nil:
+					values.Add(1)
+				case errors.Is(err, peercache.ErrOverloaded):
+					busy.Add(1)
+				default:
+					t.Errorf("Get: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if values.Load() != bound || busy.Load() != more {
+			t.Errorf("%d values and %d refused, want %d and %d", values.Load(), busy.Load(), bound, more)
+		}
+		if n := loads.Load(); n != bound+more {
+			t.Errorf("%d loads, want one for each key and none elsewhere", n)
+		}
+		if s := c.Node(0).Stats(); s.Tripped != 0 {
+			t.Error("a node that is busy was taken for dead")
+		}
+	})
+}
