@@ -3,6 +3,7 @@ package peercache
 import (
 	"context"
 	"net"
+	"net/netip"
 )
 
 // OwnersOf returns the URLs of the first n owners of key, as a cache's own
@@ -32,3 +33,6 @@ func InFlight[V any](c *Cache[V]) (flights, calls int) {
 	defer g.mu.Unlock()
 	return flights, g.running + len(g.waiting)
 }
+
+// OnlyPrivate picks the address of this machine among those of its interfaces.
+func OnlyPrivate(addrs []netip.Addr) (netip.Addr, error) { return onlyPrivate(addrs) }

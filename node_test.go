@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -49,7 +50,7 @@ func TestNewNodeRefusesWhatCannotWork(t *testing.T) {
 	}{
 		{"no scheme", "127.0.0.1:8080", nil, ""},
 		{"other scheme", "ftp://127.0.0.1", nil, "http"},
-		{"no host", "http://:8080", insecure, "no host"},
+		{"no host", "http:///path", insecure, "no host"},
 		{"query", "http://127.0.0.1/?a=b", nil, "path"},
 		{"user", "http://me@127.0.0.1/", nil, "path"},
 		{"fragment", "http://127.0.0.1/#x", nil, "path"},
@@ -74,6 +75,45 @@ func TestNewNodeRefusesWhatCannotWork(t *testing.T) {
 	}
 	if _, err := peercache.NewNode("http://10.0.0.5:8080", insecure); err != nil {
 		t.Errorf("NewNode of a LAN address with Insecure: %v", err)
+	}
+}
+
+func TestURLWithoutAHostIsThisMachinesPrivateAddress(t *testing.T) {
+	for env, want := range map[string]string{
+		"10.1.2.3":        "http://10.1.2.3:8080/p",
+		"fd00::7":         "http://[fd00::7]:8080/p",
+		"::ffff:10.1.2.3": "http://10.1.2.3:8080/p",
+	} {
+		t.Setenv("POD_IP", env)
+		n, err := peercache.NewNode("http://:8080/p", &peercache.NodeOptions{Insecure: true})
+		if err != nil || n.Self().URL != want {
+			t.Errorf("NewNode with POD_IP=%s: %v, %v, want %s", env, n, err, want)
+		}
+		if _, err := peercache.NewNode("http://:8080", nil); err == nil || !strings.Contains(err.Error(), "Insecure") {
+			t.Errorf("NewNode without Insecure: %v, want an error that names it", err)
+		}
+	}
+	t.Setenv("POD_IP", "here")
+	if _, err := peercache.NewNode("http://:8080", &peercache.NodeOptions{Insecure: true}); err == nil || !strings.Contains(err.Error(), "POD_IP") {
+		t.Errorf("NewNode with a bad POD_IP: %v, want an error that names it", err)
+	}
+
+	for addrs, want := range map[string]string{
+		"127.0.0.1 10.0.0.5 ::1 fe80::1":      "10.0.0.5",
+		"8.8.8.8 192.168.1.2 fd00::1 fd00::2": "192.168.1.2",
+		"127.0.0.1 fd00::1":                   "fd00::1",
+		"127.0.0.1 10.0.0.5 172.17.0.1":       "several",
+		"127.0.0.1 8.8.8.8 ::1":               "no private one",
+		"":                                    "no private one",
+	} {
+		var list []netip.Addr
+		for addr := range strings.FieldsSeq(addrs) {
+			list = append(list, netip.MustParseAddr(addr))
+		}
+		addr, err := peercache.OnlyPrivate(list)
+		if err == nil && addr.String() != want || err != nil && !(strings.Contains(err.Error(), want) && strings.Contains(err.Error(), "POD_IP")) {
+			t.Errorf("the address of a machine with %s: %v, %v, want %s", addrs, addr, err, want)
+		}
 	}
 }
 

@@ -1,0 +1,379 @@
+package peercache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"time"
+)
+
+// A node's way through its phases: Join or SetPeers, the rings that follow, Leave.
+
+const (
+	// Rings are built when gossip has been quiet for ringQuiet, so that a
+	// deploy of fifty nodes makes few of them, and at the latest ringLatest
+	// after the first change.
+	ringQuiet  = 20 * time.Millisecond
+	ringLatest = 200 * time.Millisecond
+
+	// lingerTime is how long a node that has left goes on answering: "told
+	// often enough" is not "known by everyone".
+	lingerTime = 2 * time.Second
+
+	// leaveTimeout bounds the announcement of a leave. Gossip needs a few tenths
+	// of a second for five nodes, and more for hundreds.
+	leaveTimeout = 5 * time.Second
+)
+
+// Join starts gossip and enters the cluster. Seeds are host:port of the gossip
+// of other nodes, port 7946 if there is none; a DNS name stands for all its
+// addresses and is looked up again for ever.
+//
+// Each seed is tried once, for 2 seconds in all or until ctx ends. That none
+// answers is no error: Join logs a warning, and goes on trying until Leave. So
+// all nodes may start at once, and the first may start alone. What waiting cannot
+// cure is an error: a malformed seed, a second Join, a Join after SetPeers or
+// Leave, a gossip address that cannot be bound.
+func (n *Node) Join(ctx context.Context, seeds ...string) error {
+	parsed, err := parseSeeds(seeds)
+	if err != nil {
+		return err
+	}
+	if err := n.enter(phaseJoined); err != nil {
+		return err
+	}
+	g, err := n.startGossip(ctx)
+	if err != nil {
+		n.mu.Lock()
+		if n.phase == phaseJoined {
+			n.phase = phaseIdle
+		}
+		n.mu.Unlock()
+		return err
+	}
+	n.mu.Lock()
+	if n.phase != phaseJoined { // Leave came in between
+		n.mu.Unlock()
+		g.stop()
+		return errLeft
+	}
+	n.gossip = g
+	n.mu.Unlock()
+	n.background(func() { n.followGossip(g) })
+
+	s := &seeker{node: n, gossip: g, seeds: parsed}
+	if tried, reached, err := s.tryAll(ctx); tried && reached == 0 {
+		n.logger.Warn("peercache: no seed answers yet; joining goes on", "seeds", seeds, "err", err)
+	}
+	n.background(s.run)
+	n.mu.Lock()
+	staying := n.phase == phaseJoined
+	if staying { // under the mutex: Leave, which says that it leaves, must come later
+		g.setState(stateActive)
+	}
+	n.mu.Unlock()
+	if !staying {
+		return errLeft
+	}
+	select {
+	case <-n.ready:
+	case <-ctx.Done():
+	case <-n.life.Done():
+		return errLeft
+	}
+	return nil
+}
+
+var (
+	errJoined = errors.New("peercache: the node has joined already")
+	errStatic = errors.New("peercache: the node's peers come from SetPeers")
+	errLeft   = errors.New("peercache: the node has left: make a new one to join again")
+)
+
+// enter moves the node from idle to a phase with peers.
+func (n *Node) enter(to phase) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch n.phase {
+	case phaseJoined:
+		return errJoined
+	case phaseStatic:
+		if to == phaseStatic {
+			return nil
+		}
+		return errStatic
+	case phaseLeaving, phaseLeft:
+		return errLeft
+	}
+	n.phase = to
+	return nil
+}
+
+func (n *Node) startGossip(ctx context.Context) (*gossip, error) {
+	host, port, err := net.SplitHostPort(n.opts.Gossip)
+	if err != nil {
+		return nil, err // NewNode has checked it
+	}
+	if host == "" {
+		host = "0.0.0.0" // as net.Listen takes it
+	}
+	bind, err := lookupOne(ctx, host)
+	if err != nil {
+		return nil, fmt.Errorf("peercache: gossip address %s: %w", n.opts.Gossip, err)
+	}
+	advertise := netip.Addr{}
+	if bind.IsUnspecified() {
+		u, _ := url.Parse(n.self.url)
+		if advertise, err = lookupOne(ctx, u.Hostname()); err != nil {
+			return nil, fmt.Errorf("peercache: the node's URL must tell the address of its gossip, which binds %s: %w", bind, err)
+		}
+	}
+	return newGossip(gossipConfig{
+		cluster:   n.opts.Cluster,
+		bind:      net.JoinHostPort(bind.String(), port),
+		advertise: advertise,
+		self:      n.self,
+		network:   n.opts.Network,
+		logger:    n.logger,
+	})
+}
+
+// followGossip builds rings of what gossip finds, on this goroutine alone, until
+// the node has left.
+func (n *Node) followGossip(g *gossip) {
+	for {
+		select {
+		case <-g.changed():
+		case <-n.life.Done():
+			return
+		}
+		latest := time.After(ringLatest)
+		for quiet := false; !quiet; {
+			select {
+			case <-g.changed():
+			case <-time.After(ringQuiet):
+				quiet = true
+			case <-latest:
+				quiet = true
+			case <-n.life.Done():
+				return
+			}
+		}
+		n.install(g.members())
+	}
+}
+
+// install makes members the node's view of the cluster.
+func (n *Node) install(members []member) {
+	others := make([]string, 0, len(members))
+	active := false
+	for _, m := range members {
+		if m.url != n.self.url {
+			others = append(others, m.url)
+		} else if m.state == stateActive {
+			active = true
+		}
+	}
+	if r, changed := n.swap(members, others); changed {
+		n.logger.Debug("peercache: new ring", "version", r.version, "n", r.table.Len())
+	}
+	if active {
+		n.becomeReady()
+	}
+}
+
+// swap builds the ring of members and puts it in place of the current one, if
+// they differ: every new version has the caches ask again about their entries.
+func (n *Node) swap(members []member, others []string) (*ring, bool) {
+	n.building.Lock()
+	defer n.building.Unlock()
+	prev := n.current.Load()
+	if prev.left {
+		return prev, false
+	}
+	n.others.Store(&others)
+	n.welcomeLocked(members)
+	r := newRing(prev, n.self, members, now())
+	if r.table.Digest() == prev.table.Digest() {
+		return prev, false
+	}
+	n.current.Store(r)
+	return r, true
+}
+
+// welcomeLocked closes the breakers of members that are new, or started anew since
+// they failed, and forgets those of members that are gone.
+func (n *Node) welcomeLocked(members []member) {
+	boots := make(map[string]uint64, len(members))
+	for _, m := range members {
+		boots[m.url] = m.boot
+		if boot, known := n.boots[m.url]; !known || boot != m.boot {
+			n.breakers.reset(m.url)
+		}
+	}
+	n.boots = boots
+	n.breakers.retain(func(peer string) bool { _, known := boots[peer]; return known })
+}
+
+func (n *Node) becomeReady() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	select {
+	case <-n.ready:
+	default:
+		close(n.ready)
+	}
+}
+
+// SetPeers tells the node who its peers are, itself among them, instead of Join:
+// for platforms that know. It may be called again with every change. All nodes
+// should be given the same list.
+//
+// A list without this node is refused, for the others would send requests here
+// that this node would take for mistakes; so is an empty one, such as a failed
+// look-up returns. Then the last good list stays.
+func (n *Node) SetPeers(peers ...Peer) error {
+	members := make([]member, 0, len(peers))
+	seen := make(map[string]bool, len(peers))
+	for _, p := range peers {
+		u, err := normalizeURL(p.URL)
+		if err != nil {
+			return err
+		}
+		m := member{url: u.String(), zone: p.Zone, weight: p.Weight, state: stateActive}
+		if m.weight == 0 {
+			m.weight = 1
+		}
+		if _, err := m.meta(); err != nil {
+			return fmt.Errorf("%w (peer %s)", err, m.url)
+		}
+		if seen[m.url] {
+			return fmt.Errorf("peercache: SetPeers: %s is listed twice", m.url)
+		}
+		seen[m.url] = true
+		members = append(members, m)
+	}
+	if !seen[n.self.url] {
+		return fmt.Errorf("peercache: SetPeers: this node, %s, is not among the peers %q; the last good list stays",
+			n.self.url, slices.Sorted(maps.Keys(seen)))
+	}
+	if err := n.enter(phaseStatic); err != nil {
+		return err
+	}
+	n.install(members)
+	return nil
+}
+
+// Leave tells the peers that this node goes, goes on answering them for the 2
+// seconds they may need to notice, and stops: when it returns, the node has closed
+// its sockets and runs nothing any more. (Timers of the gossip library end within
+// 2 seconds, loads within LoadTimeout.) Call it before http.Server.Shutdown. A ctx
+// that ends cuts this short, and one that has ended stops the node at once; the
+// error is then ctx's. Leaving again waits for the first Leave.
+//
+// The node's caches go on working, alone. Nobody tells them of removals any more,
+// so that they serve nothing for longer than HotTTL.
+func (n *Node) Leave(ctx context.Context) error {
+	n.mu.Lock()
+	was := n.phase
+	g := n.gossip
+	if was < phaseLeaving {
+		n.phase = phaseLeaving
+	}
+	n.mu.Unlock()
+	if was >= phaseLeaving {
+		select {
+		case <-n.left:
+			return nil
+		default:
+		}
+		select {
+		case <-n.left:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	err := n.sayGoodbye(ctx, g)
+	n.stop(g)
+	return err
+}
+
+// sayGoodbye announces the leave and lingers.
+func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if len(n.members()) == 0 {
+		return nil
+	}
+	if g != nil {
+		g.setState(stateLeaving)
+		told := make(chan error, 1)
+		n.background(func() { told <- g.leave(leaveTimeout) })
+		if err := n.awaitFarewell(ctx, told); err != nil {
+			return err
+		}
+	}
+	linger := time.NewTimer(lingerTime)
+	defer linger.Stop()
+	select {
+	case <-linger.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// awaitFarewell waits until gossip has told the others that this node leaves, or
+// there are no others: when all leave at once, the last have nobody to tell and
+// gossip would wait in vain.
+func (n *Node) awaitFarewell(ctx context.Context, told <-chan error) error {
+	look := time.NewTicker(ringLatest)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-told:
+			if err != nil {
+				n.logger.Warn("peercache: leaving: not all peers may know yet", "err", err)
+			}
+			return nil
+		case <-look.C:
+			if len(n.members()) == 0 {
+				return nil
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// stop ends all that runs for the node. Its caches are alone from here on.
+func (n *Node) stop(g *gossip) {
+	n.building.Lock()
+	alone := *n.current.Load()
+	alone.version++
+	alone.left, alone.leftAt, alone.recent = true, now(), nil
+	n.current.Store(&alone)
+	n.others.Store(new([]string))
+	n.building.Unlock()
+
+	n.mu.Lock()
+	n.phase = phaseLeft
+	n.mu.Unlock()
+	n.end()
+	if g != nil {
+		g.stop()
+	}
+	n.work.Wait()
+	if t, ok := n.transport.(*http.Transport); ok && n.opts.Transport == nil {
+		t.CloseIdleConnections()
+	}
+	close(n.left)
+}
