@@ -3,8 +3,10 @@ package peercache_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -181,4 +183,36 @@ func zipfish(i int) int {
 	h ^= h >> 31
 	shift := h % 13
 	return int(h >> 20 & (1<<shift - 1))
+}
+
+func TestBreakerOfAPeerThatIsGoneIsNotCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var node *peercache.Node
+		var err error
+		node, err = peercache.NewNode("http://127.0.0.1:8001", &peercache.NodeOptions{
+			Logger: discardLogger(),
+			Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+				if err := node.SetPeers(node.Self()); err != nil { // it is found dead meanwhile
+					t.Error(err)
+				}
+				return nil, syscall.ECONNREFUSED
+			}),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		peer := peercache.Peer{URL: "http://127.0.0.1:8002"}
+		if err := node.SetPeers(node.Self(), peer); err != nil {
+			t.Fatal(err)
+		}
+		cache := peercache.New("c", (&origin{}).load, &peercache.Options{Node: node})
+		key := "k"
+		for cache.Owner(key) != peer.URL {
+			key += "k"
+		}
+		wantValue(t, cache, key)
+		if s := node.Stats(); s.Breakers != 0 || s.Peers != 1 {
+			t.Errorf("Stats = %+v, want no breaker: there is no peer", s)
+		}
+	})
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/peercache/peercache"
 )
 
+// One process: what a cache does without a node. Clusters are in cluster_test.go.
+
 func TestGetLoadsOnceUntilTheTTLEnds(t *testing.T) {
 	for _, c := range []struct {
 		name          string

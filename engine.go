@@ -124,10 +124,14 @@ func (e *engine) owner(key string) string {
 
 // get is the road of a Get: memory, else a flight.
 func (e *engine) get(ctx context.Context, key string) (item, error) {
-	if it, ok := e.hit(ctx, key); ok {
+	var begun begun
+	it, ok := e.hit(key, &begun)
+	if ok {
+		e.run(ctx, begun)
 		return it, absence(it)
 	}
-	it, f, err := e.open(ctx, key)
+	it, f, err := e.join(ctx, key, &begun)
+	e.run(ctx, begun)
 	if f != nil {
 		out := f.wait(ctx)
 		it, err = out.item, out.err
@@ -139,8 +143,8 @@ func (e *engine) get(ctx context.Context, key string) (item, error) {
 }
 
 // hit returns the item of key if it is in memory and may be served. If it is
-// past its life a flight that replaces it begins beside.
-func (e *engine) hit(ctx context.Context, key string) (item, bool) {
+// past its life the flight that replaces it, if it is a new one, is added to begun.
+func (e *engine) hit(key string, b *begun) (item, bool) {
 	c := &e.store.shard(key).counters
 	c.gets.Add(1)
 	it, stale, ok := e.store.get(key)
@@ -153,16 +157,11 @@ func (e *engine) hit(ctx context.Context, key string) (item, bool) {
 	}
 	if stale {
 		c.staleHits.Add(1)
-		e.replace(ctx, key, it)
+		if it.due() {
+			_, _, _ = e.join(context.Background(), key, b) // nobody waits for it
+		}
 	}
 	return it, true
-}
-
-// replace has a stale item replaced, unless a load has failed at that lately.
-func (e *engine) replace(ctx context.Context, key string, it item) {
-	if it.due() {
-		_, _, _ = e.open(context.WithoutCancel(ctx), key) // nobody waits for it
-	}
 }
 
 // absence is ErrNotFound for an item that remembers that there is no value.
@@ -184,7 +183,7 @@ func (e *engine) getMany(ctx context.Context, keys []string) map[string]outcome 
 		if _, seen := outs[key]; seen {
 			continue
 		}
-		it, ok := e.hit(ctx, key)
+		it, ok := e.hit(key, &begun)
 		var err error
 		if !ok {
 			var f *flight
@@ -208,17 +207,10 @@ func (e *engine) getMany(ctx context.Context, keys []string) map[string]outcome 
 	return outs
 }
 
-// open joins or starts the flight that brings a key that is not in memory.
-func (e *engine) open(ctx context.Context, key string) (item, *flight, error) {
-	var begun begun
-	it, f, err := e.join(ctx, key, &begun)
-	e.run(ctx, begun)
-	return it, f, err
-}
-
 // begun are new flights, which somebody has to run.
 type begun struct{ fetches, loads []*flight }
 
+// run runs them, whatever becomes of ctx, of which they get the values.
 func (e *engine) run(ctx context.Context, b begun) {
 	if len(b.loads) > 0 {
 		e.load(ctx, b.loads)
@@ -371,7 +363,7 @@ func (e *engine) loadFor(ctx context.Context, r *ring, walks []*walk, own bool) 
 		}
 		it, load, err := e.joinLoad(w.flight.key, r.version, own, &begun)
 		if load == nil {
-			e.store.end(w.flight, outcome{item: it, err: err, settled: true}) // it is in the store
+			e.store.end(w.flight, outcome{item: it, err: err, settled: true}) // from memory, or the cache was closed
 		}
 		loads[i] = load
 	}

@@ -109,7 +109,7 @@ func (e *remoteError) Unwrap() error { return e.is }
 
 // statusOf tells how err, with which a load ended, travels to a peer.
 func statusOf(err error) (wire.Status, string) {
-	text := err.Error()
+	text := fmt.Sprint(err) // a nil pointer in an error panics when it is asked itself
 	if panicked, ok := errors.AsType[*PanicError](err); ok {
 		return wire.Status_PANICKED, fmt.Sprint(panicked.Value) // whatever was passed to panic
 	}

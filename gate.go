@@ -36,16 +36,16 @@ type gate struct {
 
 // enter starts what of a call may run now, in parts that the loader can take, each
 // of which must leave. The rest is queued, or turned away if there is no room. If
-// the queue is empty there always is, so that a GetMany of any length can be had
-// from an idle node.
+// the queue is empty there always is, so that an idle node serves a GetMany of any
+// length as far as its loads begin within queueTimeout.
 func (g *gate) enter(c *call) {
-	if refused := g.sort(c); len(refused) > 0 {
+	if refused := g.place(c); len(refused) > 0 {
 		g.overload(&call{flights: refused})
 	}
 }
 
-// sort returns the flights that are turned away.
-func (g *gate) sort(c *call) []*flight {
+// place starts, queues and returns the flights that are turned away.
+func (g *gate) place(c *call) []*flight {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for g.running < g.max {

@@ -252,7 +252,7 @@ func TestDeadSeedsDoNotAddUp(t *testing.T) {
 	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, _ *gossipNet) {
 		a, b := start("a", 1), start("b", 2)
 		var seeds []string
-		for i := range gossipConcurrentJoins {
+		for i := range 32 {
 			seeds = append(seeds, fmt.Sprintf("10.0.1.%d:7946", i))
 		}
 		seeds[7] = a.addr()

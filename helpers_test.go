@@ -117,8 +117,6 @@ func wantValue(t *testing.T, cache *peercache.Cache[string], key string) {
 
 func discardLogger() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
-// One process: what a cache does without a node. Clusters are in cluster_test.go.
-
 // constant returns a loader of one value that counts its calls.
 func constant(calls *atomic.Int32, v string, ttl time.Duration) peercache.Loader[string] {
 	return func(context.Context, string) (string, time.Duration, error) {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +43,7 @@ const (
 	bodyTimeout = 5 * time.Second
 
 	// maxHandlers bounds the requests that wait for loads at once, and so the
-	// goroutines and connections that peers can tie up.
+	// connections that peers can tie up; each has a goroutine for each of its keys.
 	maxHandlers = 1024
 
 	// flushBytes is how much of an answer is collected before it is sent.
@@ -96,12 +97,16 @@ func (n *Node) Handler() (pattern string, h http.Handler) {
 
 // serve answers one request of a peer.
 func (n *Node) serve(w http.ResponseWriter, r *http.Request) {
+	rw := &responder{w: w, control: http.NewResponseController(w)}
+	defer rw.release()
+	// Also for what is refused: the server reads on before it answers, and a client
+	// that stalls would hold it for ever (TestRefusedRequestThatStallsIsCutOff). A
+	// server without deadlines (a test's recorder) has no slow clients.
+	_ = rw.control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	if status, text := n.refuse(r); status != 0 {
 		http.Error(w, text, status)
 		return
 	}
-	rw := &responder{w: w, control: http.NewResponseController(w)}
-	defer rw.release()
 	var req wire.Request
 	if err := rw.read(r.Body, &req); err != nil {
 		w.Header().Set("Connection", "close")
@@ -243,8 +248,6 @@ type responder struct {
 
 // read reads the one frame of a request.
 func (rw *responder) read(body io.ReadCloser, req *wire.Request) error {
-	// A server without deadlines (a test's recorder) has no slow clients.
-	_ = rw.control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	frames := wire.NewReader(http.MaxBytesReader(rw.w, body, wire.MaxFrame+16))
 	b, err := frames.Next()
 	if err != nil {
@@ -256,8 +259,7 @@ func (rw *responder) read(body io.ReadCloser, req *wire.Request) error {
 	if _, err := frames.Next(); !errors.Is(err, io.EOF) {
 		return errors.New("peercache: more than one frame in a request")
 	}
-	// Not after an error: the server reads on before it answers, and a client that
-	// stalls would hold it for ever (TestStalledRequestIsCutOff).
+	// Not after an error: the server reads on then too (TestStalledRequestIsCutOff).
 	_ = rw.control.SetReadDeadline(time.Time{})
 	return nil
 }
@@ -443,7 +445,9 @@ func (n *Node) judge(peer string, err error, ended bool) {
 		if errors.Is(err, errSilent) {
 			n.silences.Add(1)
 		}
-		n.breakers.report(peer, err)
+		if slices.Contains(n.members(), peer) { // else nobody would ask it, nor close its breaker
+			n.breakers.report(peer, err)
+		}
 	}
 }
 

@@ -233,3 +233,27 @@ func TestTextOfAnErrorStaysWithinItsLimit(t *testing.T) {
 		}
 	}
 }
+
+func TestRefusedRequestThatStallsIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBareNodes(t, 1)
+		l := &pipeListener{make(chan net.Conn), make(chan struct{})}
+		server := &http.Server{Handler: b.handlers["127.0.0.1:8001"]}
+		go func() { _ = server.Serve(l) }()
+		client, conn := net.Pipe()
+		l.conns <- conn
+		go fmt.Fprint(client, "POST /_peercache/v1 HTTP/1.1\r\nHost: 127.0.0.1:8001\r\nContent-Length: 1000\r\n\r\n")
+		ended := make(chan struct{})
+		go func() {
+			_, _ = io.Copy(io.Discard, client)
+			close(ended)
+		}()
+		select {
+		case <-ended:
+		case <-time.After(time.Hour):
+			t.Error("the connection of a refused client that stalls is still open after an hour")
+		}
+		client.Close()
+		server.Close()
+	})
+}

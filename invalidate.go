@@ -22,8 +22,9 @@ import (
 const confirmTimeout = 2 * time.Second
 
 var (
-	// errNotMine is a peer that may not act for the key it was given.
-	errNotMine = errors.New("peercache: the peer does not own the key")
+	// errNotMine is a peer that answers, and cannot act for a key: by its ring it
+	// may not, it has no such cache, or it has left.
+	errNotMine = errors.New("peercache: the peer may not act for the key")
 
 	errUntold = errors.New("peercache: the peer was not told")
 )

@@ -278,8 +278,9 @@ func (n *Node) SetPeers(peers ...Peer) error {
 // error is then ctx's. Leaving again waits for the first Leave.
 //
 // The node's caches go on working, alone. Nobody tells them of removals any more,
-// so that they serve nothing for longer than HotTTL.
+// so that they serve nothing for longer than HotTTL from when Leave was called.
 func (n *Node) Leave(ctx context.Context) error {
+	at := now() // peers that hear of it tell this node of no removals any more
 	n.mu.Lock()
 	was := n.phase
 	g := n.gossip
@@ -301,7 +302,7 @@ func (n *Node) Leave(ctx context.Context) error {
 		}
 	}
 	err := n.sayGoodbye(ctx, g)
-	n.stop(g)
+	n.stop(g, at)
 	return err
 }
 
@@ -354,12 +355,13 @@ func (n *Node) awaitFarewell(ctx context.Context, told <-chan error) error {
 	}
 }
 
-// stop ends all that runs for the node. Its caches are alone from here on.
-func (n *Node) stop(g *gossip) {
+// stop ends all that runs for the node. Its caches are alone from here on, and what
+// they hold is to be trusted as it was when the leave began.
+func (n *Node) stop(g *gossip, began int64) {
 	n.building.Lock()
 	alone := *n.current.Load()
 	alone.version++
-	alone.left, alone.leftAt, alone.recent = true, now(), nil
+	alone.left, alone.leftAt, alone.recent = true, began, nil
 	n.current.Store(&alone)
 	n.others.Store(new([]string))
 	n.building.Unlock()

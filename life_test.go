@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/peercache/peercache"
+	"github.com/peercache/peercache/cachetest"
 )
 
 // A node's URL, seeds and phases where they meet.
@@ -258,4 +259,30 @@ func TestSetAtAnOwnerThatHasLeftIsARemove(t *testing.T) {
 	if err := caches[0].Set(t.Context(), key, "v", 0); err != nil {
 		t.Errorf("Set: %v, want nil as from Remove: it has left, and lets go of what it holds", err)
 	}
+}
+
+func TestHotTTLAfterLeaveCountsFromWhereItBegan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 2)
+		caches := cachetest.Caches(c, "c", (&origin{}).load, nil)
+		key := ownedBy(t, c, caches[1], "k", 1)
+		wantValue(t, caches[1], key)
+		left := make(chan error, 1)
+		go func() { left <- c.Node(1).Leave(t.Context()) }()
+		for len(c.Node(0).Peers()) > 1 {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(200 * time.Millisecond) // it is told of nothing any more, and lingers
+		start := time.Now()
+		if err := caches[0].Remove(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-left; err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10*time.Second - time.Since(start))
+		if v, ok := caches[1].Peek(key); ok {
+			t.Errorf("HotTTL after the Remove that it was not told of, a node that has left serves %q", v)
+		}
+	})
 }

@@ -489,3 +489,27 @@ func TestRequestsThatWaitForLoadsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// A textlessError is an error as functions return it by mistake: a nil pointer that is
+// not a nil error, and panics when its text is asked for.
+type textlessError struct{ text string }
+
+func (e *textlessError) Error() string { return e.text }
+
+func TestErrorWithoutATextIsAnAnswerToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 3)
+		var loads atomic.Int32
+		caches := cachetest.Caches(c, "c", func(context.Context, string) (string, time.Duration, error) {
+			loads.Add(1)
+			return "", 0, (*textlessError)(nil)
+		}, nil)
+		_, err := caches[0].Get(t.Context(), ownedBy(t, c, caches[0], "k", 1))
+		if _, ok := errors.AsType[*peercache.PeerError](err); !ok {
+			t.Errorf("Get: %T, want a *PeerError", err)
+		}
+		if n := loads.Load(); n != 1 {
+			t.Errorf("%d loads, want 1: the owner has answered", n)
+		}
+	})
+}

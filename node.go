@@ -233,6 +233,7 @@ func (n *Node) Stats() NodeStats {
 	n.mu.Unlock()
 	if g != nil {
 		s.Health = int64(g.health())
+		s.Rejected = g.rejections()
 	}
 	return s
 }

@@ -105,8 +105,6 @@ const (
 	gossipUpdateWait = time.Millisecond
 	// Arbitrary: what is repeated was lost in a race, and seldom is twice.
 	gossipAnnounceRetry = 10 * time.Millisecond
-	// A hundred dead seeds take 8 s. memberlist refuses more than 128 at a time itself.
-	gossipConcurrentJoins = 32
 )
 
 var errGossipStopped = errors.New("peercache: gossip has stopped")
@@ -197,7 +195,6 @@ func (g *gossip) addr() string { return g.advertised.String() }
 func (g *gossip) join(addrs []string) (reached int, err error) {
 	var (
 		wg      sync.WaitGroup
-		slots   = make(chan struct{}, gossipConcurrentJoins)
 		answers atomic.Int64
 		errs    = make([]error, len(addrs))
 	)
@@ -210,10 +207,9 @@ func (g *gossip) join(addrs []string) (reached int, err error) {
 		if ap == g.advertised {
 			continue
 		}
-		slots <- struct{}{}
 		wg.Add(1)
 		started := g.start(func() {
-			defer func() { <-slots; wg.Done() }()
+			defer wg.Done()
 			if _, err := g.list.Join([]string{ap.String()}); err != nil {
 				errs[i] = fmt.Errorf("peercache: gossip with %s: %w", ap, joinCause(err))
 				return

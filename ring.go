@@ -55,8 +55,9 @@ type ring struct {
 	url     string // this process
 	recent  []recentTable
 
-	// left is set once the node has left: nobody tells it of removals any more,
-	// so that nothing may be served for longer than a copy from leftAt on.
+	// left is set once the node has left. Since leftAt, when it began to, nobody need
+	// have told it of removals, so that nothing may be served for longer than a copy
+	// from then on.
 	left   bool
 	leftAt int64
 }

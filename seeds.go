@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Finding the cluster: seeds are looked up and tried until the node leaves, for
@@ -30,6 +32,10 @@ const (
 	// seekAtOnce is how many addresses a round tries (arbitrary; enough to get
 	// past a dead one).
 	seekAtOnce = 2
+
+	// tryAtOnce is how many addresses the first round tries at the same time, for
+	// a name may stand for hundreds. Dead ones take 2 s each, which is all there is.
+	tryAtOnce = 32
 )
 
 // A seed is a host and the port of its gossip.
@@ -105,12 +111,18 @@ func (s *seeker) tryAll(ctx context.Context) (tried bool, reached int, err error
 		err     error
 	}
 	results := make(chan result, len(addrs)) // so that late ones end
-	for _, addr := range addrs {
-		s.node.background(func() {
-			reached, err := s.gossip.join([]string{addr})
-			results <- result{reached, err}
-		})
-	}
+	s.node.background(func() {
+		var joins errgroup.Group
+		joins.SetLimit(tryAtOnce)
+		for _, addr := range addrs {
+			joins.Go(func() error {
+				reached, err := s.gossip.join([]string{addr})
+				results <- result{reached, err}
+				return nil
+			})
+		}
+		_ = joins.Wait() // of nothing but nils
+	})
 	for range addrs {
 		select {
 		case r := <-results:

@@ -7,7 +7,7 @@ import (
 // Flights: at most one run for each key, any number of callers waiting for it.
 // A flight belongs to no caller: each waits on its own context and leaves when
 // that ends; the flight goes on, because the value will be wanted again. What
-// runs in a flight, and where the value is kept, are in cache.go and store.go.
+// runs in a flight, and where the value is kept, are in engine.go and store.go.
 //
 // golang.org/x/sync/singleflight is not used: there the first caller's context
 // drives everyone, waiters cannot leave, a result can only be stored after the

@@ -280,3 +280,143 @@ func TestOriginDownThenSlow(t *testing.T) {
 		}
 	})
 }
+
+// ranked returns a key of which a node is, by its own view, the i-th owner.
+func ranked[V any](t *testing.T, cache *peercache.Cache[V], node *peercache.Node, i int) string {
+	t.Helper()
+	for n := range 10_000 {
+		key := fmt.Sprint("k", n)
+		if owners := peercache.OwnersOf(cache, key, i+1); len(owners) > i && owners[i] == node.Self().URL {
+			return key
+		}
+	}
+	t.Fatalf("no key within 10,000 of which %s is owner %d", node.Self().URL, i)
+	return ""
+}
+
+// A node that owned a key, and now is the second to own it, has a stale value.
+// What it fetches in the stale one's stead is not kept here, for either reason.
+func TestStaleValueGivesWayToAnAnswerThatIsNotKept(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		hotTTL time.Duration
+		ttl    time.Duration // of all values but the first
+	}{
+		{"there are no copies", -1, time.Minute},
+		{"the loader says so", 0, -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBareNodes(t, 2)
+				var loads atomic.Int32
+				caches := bareCaches(b, "c", func(context.Context, string) (int32, time.Duration, error) {
+					if n := loads.Add(1); n > 1 {
+						return n, c.ttl, nil
+					}
+					return 1, 10 * time.Second, nil
+				}, &peercache.Options{HotTTL: c.hotTTL, StaleFor: time.Hour})
+				b.setPeers()
+				key := ranked(t, caches[0], b.nodes[0], 1)
+				if err := b.nodes[0].SetPeers(b.nodes[0].Self()); err != nil {
+					t.Fatal(err)
+				}
+				if v, err := caches[0].Get(t.Context(), key); v != 1 || err != nil {
+					t.Fatal(v, err)
+				}
+				b.setPeers()
+				time.Sleep(20 * time.Second)
+				for range 3 { // the first may be served the stale value
+					_, _ = caches[0].Get(t.Context(), key)
+					synctest.Wait()
+				}
+				if v, err := caches[0].Get(t.Context(), key); v == 1 || err != nil {
+					t.Errorf("Get = %d, %v: the value that ended 10 s ago, while %d loads have replaced it", v, err, loads.Load()-1)
+				}
+			})
+		})
+	}
+}
+
+func TestNodeThatMayNotActDoesNotReplaceWhatIsStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBareNodes(t, 5)
+		var at [5]atomic.Int32
+		caches := make([]*peercache.Cache[string], 5)
+		for i := range caches {
+			caches[i] = peercache.New("c", func(context.Context, string) (string, time.Duration, error) {
+				at[i].Add(1)
+				return "v", 50 * time.Second, nil
+			}, &peercache.Options{Node: b.nodes[i], StaleFor: time.Hour, HotTTL: -1})
+		}
+		b.setPeers()
+		// Node 0 may not act for the key, but owns it where there is only node 1 beside.
+		key := ""
+		for i := 0; key == ""; i++ {
+			owners := peercache.OwnersOf(caches[0], fmt.Sprint("k", i), 5)
+			if owners[3] == b.nodes[0].Self().URL && owners[4] == b.nodes[1].Self().URL {
+				key = fmt.Sprint("k", i)
+			}
+		}
+		// Node 0 owns all when it loads, then knows of the others and looks at the
+		// entry while it still may act.
+		if err := b.nodes[0].SetPeers(b.nodes[0].Self()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute) // the tables of before do not count any more
+		if _, err := caches[0].Get(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+		b.setPeers()
+		if _, ok := caches[0].Peek(key); !ok {
+			t.Fatal("node 0 does not hold the entry")
+		}
+		time.Sleep(2 * time.Minute)
+		// To node 1 there is only node 0.
+		if err := b.nodes[1].SetPeers(b.nodes[0].Self(), b.nodes[1].Self()); err != nil {
+			t.Fatal(err)
+		}
+		if owner := caches[1].Owner(key); owner != b.nodes[0].Self().URL {
+			t.Fatalf("node 1 takes %s for the owner", owner)
+		}
+		if _, err := caches[1].Get(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := at[0].Load(); n != 1 {
+			t.Errorf("node 0 loaded %d times, want once: it may not act for the key any more", n)
+		}
+	})
+}
+
+func TestStaleKeysOfAGetManyAreReplacedTogether(t *testing.T) {
+	const n = 100
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprint("key-", i)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		var calls, asked atomic.Int32
+		cache := peercache.NewBatch("c", func(_ context.Context, keys []string) (map[string]string, time.Duration, error) {
+			calls.Add(1)
+			asked.Add(int32(len(keys)))
+			vs := make(map[string]string)
+			for _, key := range keys {
+				vs[key] = "v"
+			}
+			return vs, 10 * time.Second, nil
+		}, &peercache.Options{StaleFor: time.Minute})
+		for range 2 {
+			if vs, err := cache.GetMany(t.Context(), keys); len(vs) != n || err != nil {
+				t.Errorf("GetMany: %d values, %v", len(vs), err)
+			}
+			synctest.Wait()
+			time.Sleep(11 * time.Second)
+		}
+		if calls.Load() != 2 || asked.Load() != 2*n {
+			t.Errorf("%d calls of the loader for %d keys, want 2 for %d", calls.Load(), asked.Load(), 2*n)
+		}
+		if s := cache.Stats(); s.StaleHits != n {
+			t.Errorf("%d stale hits, want %d", s.StaleHits, n)
+		}
+	})
+}

@@ -58,4 +58,5 @@ type NodeStats struct {
 	Breakers    int64 // peers whose breaker is open now
 	Tripped     int64 // times that a breaker has opened
 	Silences    int64 // requests given up because the peer sent nothing for too long
+	Rejected    int64 // members kept out of the ring because what they say of themselves makes no sense here
 }

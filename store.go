@@ -15,7 +15,7 @@ import (
 // What a cache holds: an lru of items and, in shards, the flights that will
 // fill it. Storing and removing happen under the shard's mutex together with
 // the flights they concern; a hit takes only the lru's own lock. Which items are
-// worth keeping is decided in cache.go.
+// worth keeping is decided in engine.go and load.go.
 
 // An item is what is kept for one key.
 type item struct {
@@ -141,7 +141,8 @@ func (s *store) get(key string) (it item, stale, ok bool) {
 	if it.expires > at {
 		return it, false, true
 	}
-	return it, true, r.mayAct(consistenthash.Hash(s.hash, key), at)
+	stale = r.mayAct(consistenthash.Hash(s.hash, key), at)
+	return it, stale, stale
 }
 
 // fresh returns the item of key if it is within its life.
@@ -255,10 +256,10 @@ func (s *store) settleLocked(f *flight, out outcome) {
 	case answered && !out.item.fleeting:
 		s.keepLocked(f.key, out.item)
 	case s.staleFor == 0: // nothing can be there
-	case !answered:
+	case answered:
+		s.forget(f.key) // there is something else now, and it is not to be kept
+	default:
 		s.postpone(f.key)
-	case f.kind == loadFlight || out.item.absent:
-		s.forget(f.key) // the origin has something else now, and it is not to be kept
 	}
 }
 
@@ -303,7 +304,7 @@ func (s *store) keepLocked(key string, it item) {
 	s.items.Set(strings.Clone(key), now(), it, s.terms(it))
 }
 
-// remove drops keys and detaches their flights: what runs now began before the
+// remove drops a key and detaches its flights: what runs now began before the
 // removal and may end with the value that it removes. Those who wait get that
 // value, for they came before it too; whoever comes later starts a new flight.
 func (s *store) remove(key string) {
@@ -323,8 +324,7 @@ func (s *store) set(key string, it item) {
 		return
 	}
 	s.detachLocked(sh, key)
-	s.items.Remove(key)
-	s.keepLocked(key, it)
+	s.keepLocked(key, it) // what was there goes, also if there is no room for it
 }
 
 func (s *store) detachLocked(sh *shard, key string) {

@@ -86,8 +86,8 @@ type member struct {
 // loads, and a load that goes on for ten seconds nevertheless fails the test.
 // With -v, what the nodes log from Info on is in the test's output.
 //
-// The addresses of the nodes are of 127.0.0.0/16, so that they need no secret,
-// and nothing outside the cluster reaches them.
+// The addresses of the nodes are of 127.0.0.0/16, which a node takes without
+// being told that it is safe; nothing outside the cluster reaches them.
 func NewCluster(tb testing.TB, n int) *Cluster {
 	tb.Helper()
 	if n < 0 {
