@@ -2,8 +2,6 @@ package cachetest
 
 import (
 	"net"
-	"os"
-	"syscall"
 )
 
 // A listener is a net.Listener of a host. Its fields are guarded by the
@@ -17,30 +15,14 @@ type listener struct {
 }
 
 func (h *host) listen(network, addr string) (net.Listener, error) {
-	fail := func(err error) (net.Listener, error) {
-		return nil, &net.OpError{Op: "listen", Net: network, Addr: plainAddr{network, addr}, Err: err}
-	}
-	if network != "tcp" && network != "tcp4" {
-		return fail(net.UnknownNetworkError(network))
-	}
-	at, err := h.listenAddr(addr)
+	var l *listener
+	err := h.bind(network, addr, "tcp", func(port uint16) bool { return h.listeners[port] != nil }, func(port uint16) {
+		l = &listener{host: h, addr: &net.TCPAddr{IP: h.ip.AsSlice(), Port: int(port)}}
+		h.listeners[port] = l
+	})
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	h.net.mu.Lock()
-	defer h.net.mu.Unlock()
-	if h.net.closed {
-		return fail(net.ErrClosed)
-	}
-	taken := func(port uint16) bool { return h.listeners[port] != nil }
-	port := at.Port()
-	if port == 0 {
-		port = h.freePortLocked(taken)
-	} else if taken(port) {
-		return fail(os.NewSyscallError("bind", syscall.EADDRINUSE))
-	}
-	l := &listener{host: h, addr: &net.TCPAddr{IP: h.ip.AsSlice(), Port: int(port)}}
-	h.listeners[port] = l
 	return l, nil
 }
 

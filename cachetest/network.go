@@ -276,6 +276,34 @@ func (n *network) forget(s *stream) {
 	delete(n.streams, s)
 }
 
+// bind finds the port for an address of this host and of a network that is proto,
+// or its form for IPv4, and gives it to use, with the lock held.
+func (h *host) bind(network, addr, proto string, taken func(port uint16) bool, use func(port uint16)) error {
+	fail := func(err error) error {
+		return &net.OpError{Op: "listen", Net: network, Addr: plainAddr{network, addr}, Err: err}
+	}
+	if network != proto && network != proto+"4" {
+		return fail(net.UnknownNetworkError(network))
+	}
+	at, err := h.listenAddr(addr)
+	if err != nil {
+		return fail(err)
+	}
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	if h.net.closed {
+		return fail(net.ErrClosed)
+	}
+	port := at.Port()
+	if port == 0 {
+		port = h.freePortLocked(taken)
+	} else if taken(port) {
+		return fail(os.NewSyscallError("bind", syscall.EADDRINUSE))
+	}
+	use(port)
+	return nil
+}
+
 // listenAddr is the address to listen at that addr asks for. Its port is 0 where a
 // free one is wanted.
 func (h *host) listenAddr(addr string) (netip.AddrPort, error) {

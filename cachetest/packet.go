@@ -41,30 +41,14 @@ type packet struct {
 }
 
 func (h *host) listenPacket(network, addr string) (net.PacketConn, error) {
-	fail := func(err error) (net.PacketConn, error) {
-		return nil, &net.OpError{Op: "listen", Net: network, Addr: plainAddr{network, addr}, Err: err}
-	}
-	if network != "udp" && network != "udp4" {
-		return fail(net.UnknownNetworkError(network))
-	}
-	at, err := h.listenAddr(addr)
+	var s *socket
+	err := h.bind(network, addr, "udp", func(port uint16) bool { return h.sockets[port] != nil }, func(port uint16) {
+		s = &socket{host: h, addr: &net.UDPAddr{IP: h.ip.AsSlice(), Port: int(port)}}
+		h.sockets[port] = s
+	})
 	if err != nil {
-		return fail(err)
+		return nil, err
 	}
-	h.net.mu.Lock()
-	defer h.net.mu.Unlock()
-	if h.net.closed {
-		return fail(net.ErrClosed)
-	}
-	taken := func(port uint16) bool { return h.sockets[port] != nil }
-	port := at.Port()
-	if port == 0 {
-		port = h.freePortLocked(taken)
-	} else if taken(port) {
-		return fail(os.NewSyscallError("bind", syscall.EADDRINUSE))
-	}
-	s := &socket{host: h, addr: &net.UDPAddr{IP: h.ip.AsSlice(), Port: int(port)}}
-	h.sockets[port] = s
 	return s, nil
 }
 
