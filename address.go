@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -93,6 +94,11 @@ func normalizeURL(raw string) (*url.URL, error) {
 		return nil, fmt.Errorf("peercache: node URL %q has more than a host and a path", raw)
 	case u.Hostname() == "":
 		return nil, fmt.Errorf("peercache: node URL %q has no host: peers need one to reach this process", raw)
+	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 || p[0] == '0' {
+			return nil, fmt.Errorf("peercache: node URL %q: its port is not 1 to 65535", raw)
+		}
 	}
 	if p := u.Port(); p == defaultPort || p == "" {
 		u.Host = strings.TrimSuffix(u.Host, ":"+p)

@@ -114,8 +114,8 @@ type Options struct {
 
 	// MaxLoads is how many calls of the loader may run at once in this process.
 	// Four times as many keys may wait for their turn, each for at most a
-	// second; beyond that is ErrOverloaded. Default 256; negative means no
-	// limit.
+	// second; beyond that is ErrOverloaded. A GetMany that finds nobody waiting
+	// may have more of them wait. Default 256; negative means no limit.
 	MaxLoads int
 
 	// LoadTimeout is how long a call of the loader may take. Default 10
@@ -306,7 +306,8 @@ func (c *Cache[V]) Peek(key string) (V, bool) {
 // removes the key. The value replaces what a load that began before would bring.
 //
 // When Set returns nil every node has confirmed. A [*PartialError] names those
-// that did not within 2 seconds. Where the owner is silent, or the nodes are just
+// that did not: each is told once, and no answer is waited for longer than 2 seconds
+// in all. Where the owner is silent, or the nodes are just
 // changing their minds about who it is, the key is dropped everywhere instead. ctx
 // bounds only the wait: the change takes effect here and is sent even if ctx has
 // ended.
@@ -331,7 +332,7 @@ func (c *Cache[V]) Set(ctx context.Context, key string, v V, ttl time.Duration) 
 // load that is under way would bring. Keys that nobody holds are no error.
 //
 // When Remove returns nil every node has confirmed. A [*PartialError] names
-// those that did not within 2 seconds. ctx bounds only the wait, as with Set.
+// those that did not, as with Set, and ctx bounds only the wait.
 func (c *Cache[V]) Remove(ctx context.Context, keys ...string) error {
 	return c.engine.remove(ctx, keys)
 }

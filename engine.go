@@ -27,6 +27,10 @@ const fetchMargin = 2 * time.Second
 // be a load until the cluster is well again.
 const orphanTTL = time.Second
 
+// nextRequest is how long a request of a long GetMany waits for the one before it to
+// the same owner (arbitrary; loads that take longer than a few times 10 ms overlap).
+const nextRequest = 100 * time.Millisecond
+
 // A network is all that a cache knows of other processes. *Node is the real one;
 // a test can put a deterministic one in its place.
 type network interface {
@@ -307,7 +311,8 @@ func (e *engine) walkOn(ctx context.Context, r *ring, walks []*walk) {
 }
 
 // visit brings walks on that ask the same owner next. More keys than a request
-// holds go one request after the other: the owner's queue is not longer.
+// holds go one request after the other, for the owner's queue is not longer; but one
+// that takes its time does not hold up the next.
 func (e *engine) visit(ctx context.Context, r *ring, owner string, walks []*walk) {
 	switch owner {
 	case r.url:
@@ -319,9 +324,21 @@ func (e *engine) visit(ctx context.Context, r *ring, owner string, walks []*walk
 	}
 	var wg sync.WaitGroup
 	for group := range slices.Chunk(walks, wire.MaxKeys) {
-		if left := e.ask(ctx, owner, group); len(left) > 0 {
-			e.node.passedOver(true, len(left))
-			wg.Go(func() { e.walkOn(ctx, r, left) })
+		answered := make(chan struct{})
+		wg.Go(func() {
+			left := e.ask(ctx, owner, group)
+			close(answered)
+			if len(left) > 0 {
+				e.node.passedOver(true, len(left))
+				e.walkOn(ctx, r, left)
+			}
+		})
+		if len(group) == len(walks) {
+			break
+		}
+		select {
+		case <-answered:
+		case <-time.After(nextRequest):
 		}
 	}
 	wg.Wait()
@@ -368,19 +385,20 @@ func (e *engine) loadFor(ctx context.Context, r *ring, walks []*walk, own bool) 
 		loads[i] = load
 	}
 	e.run(ctx, begun)
-	var wg sync.WaitGroup
+	ended := make(chan int, len(loads))
+	waiting := 0
 	for i, load := range loads {
-		if load == nil {
-			continue
+		if load != nil {
+			load.watch(watcher{ended, i})
+			waiting++
 		}
-		wg.Go(func() {
-			<-load.done // which queueTimeout and LoadTimeout bound
-			out := load.outcome
-			out.settled = true
-			e.store.end(walks[i].flight, out)
-		})
 	}
-	wg.Wait()
+	for range waiting {
+		i := <-ended // which queueTimeout and LoadTimeout bound
+		out := loads[i].outcome
+		out.settled = true
+		e.store.end(walks[i].flight, out)
+	}
 }
 
 // ask ends fetches with a peer's answers and returns those it did not answer. Each

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -220,5 +221,59 @@ func TestCodecThatEndsItsGoroutineWedgesNoKey(t *testing.T) {
 		if _, err := caches[0].Get(ctx, ownedBy(t, c, caches[0], "k", 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Get: %v, want the error of the codec at once", err)
 		}
+	})
+}
+
+func TestSlowKeyDoesNotHoldUpTheNextRequestOfALongGetMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 2)
+		caches := cachetest.Caches(c, "c", slowKeys(8*time.Second), nil)
+		keys := []string{ownedBy(t, c, caches[0], "slow", 1)}
+		for i := 0; len(keys) < 1500; i++ {
+			if key := fmt.Sprint("fast", i); caches[0].Owner(key) == c.Node(1).Self().URL {
+				keys = append(keys, key)
+			}
+		}
+		go func() { _, _ = caches[0].GetMany(t.Context(), keys) }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for _, key := range keys[1:] {
+			if v, err := caches[0].Get(ctx, key); err != nil || v != "value of "+key {
+				t.Fatalf("Get of a fast key = %q, %v, want its value", v, err)
+			}
+		}
+		time.Sleep(10 * time.Second)
+	})
+}
+
+func TestRequestsThatWaitTakeNoGoroutineForEachKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 2)
+		release := make(chan struct{})
+		var caches []*peercache.Cache[string]
+		for i := range 2 {
+			caches = append(caches, peercache.NewBatch("c", func(context.Context, []string) (map[string]string, time.Duration, error) {
+				<-release
+				return nil, 0, nil
+			}, &peercache.Options{Node: c.Node(i)}))
+		}
+		var wg sync.WaitGroup
+		before := runtime.NumGoroutine()
+		for g := range 10 {
+			keys := make([]string, 0, 1000)
+			for i := 0; len(keys) < cap(keys); i++ {
+				if key := fmt.Sprint(g, "-", i); caches[0].Owner(key) == c.Node(1).Self().URL {
+					keys = append(keys, key)
+				}
+			}
+			wg.Go(func() { _, _ = caches[0].GetMany(t.Context(), keys) })
+		}
+		synctest.Wait()
+		if n := runtime.NumGoroutine() - before; n > 200 {
+			t.Errorf("10 requests of 1,000 keys that wait hold %d goroutines", n)
+		}
+		close(release)
+		wg.Wait()
 	})
 }

@@ -42,8 +42,8 @@ const (
 	// an answer to be taken.
 	bodyTimeout = 5 * time.Second
 
-	// maxHandlers bounds the requests that wait for loads at once, and so the
-	// connections that peers can tie up; each has a goroutine for each of its keys.
+	// maxHandlers bounds the requests for keys that are at work at once, most of them
+	// waiting for loads, and so the goroutines and connections that peers can tie up.
 	maxHandlers = 1024
 
 	// flushBytes is how much of an answer is collected before it is sent.
@@ -182,38 +182,30 @@ func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (w
 // performGet answers what is in memory at once, the rest as its loads end, and
 // says that it is alive in between.
 func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, keys [][]byte) wire.Status {
-	var begun begun
+	defer n.handlers.Add(-1)
+	begun := &begun{}
+	if n.handlers.Add(1) > maxHandlers {
+		begun = nil // what is in memory is answered all the same
+	}
 	loads := make(map[int]*flight)
 	for i, key := range keys {
-		a, load := e.answer(wire.String(key), &begun)
+		a, load := e.answer(wire.String(key), begun)
 		if load != nil {
 			loads[i] = load
 			continue
 		}
 		rw.add(i, a)
 	}
-	e.run(n.life, begun) // also if nobody waits for it here
+	if begun != nil {
+		e.run(n.life, *begun) // also if nobody waits for it here
+	}
 	if len(loads) == 0 {
 		return wire.Status_OK
 	}
-	defer n.handlers.Add(-1)
-	if n.handlers.Add(1) > maxHandlers {
-		for i := range loads {
-			rw.add(i, answer{status: wire.Status_BUSY, text: "too many requests wait for loads"})
-		}
-		return wire.Status_OK
-	}
 	rw.flush()
-	ended := make(chan int, len(loads)) // room for all, so that none stays behind
+	ended := make(chan int, len(loads)) // room for all, also if nobody listens any more
 	for i, load := range loads {
-		go func() {
-			select {
-			case <-load.done:
-				ended <- i
-			case <-ctx.Done():
-			case <-n.life.Done():
-			}
-		}()
+		load.watch(watcher{ended, i})
 	}
 	beat := time.NewTicker(beatInterval)
 	defer beat.Stop()

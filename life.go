@@ -275,35 +275,46 @@ func (n *Node) SetPeers(peers ...Peer) error {
 // its sockets and runs nothing any more. (Timers of the gossip library end within
 // 2 seconds, loads within LoadTimeout.) Call it before http.Server.Shutdown. A ctx
 // that ends cuts this short, and one that has ended stops the node at once; the
-// error is then ctx's. Leaving again waits for the first Leave.
+// error is then ctx's. Leaving again waits for the first Leave, and cuts it short in
+// the same way.
 //
 // The node's caches go on working, alone. Nobody tells them of removals any more,
 // so that they serve nothing for longer than HotTTL from when Leave was called.
 func (n *Node) Leave(ctx context.Context) error {
 	at := now() // peers that hear of it tell this node of no removals any more
+	goodbye, hurry := context.WithCancel(ctx)
+	defer hurry()
 	n.mu.Lock()
-	was := n.phase
+	first := n.phase < phaseLeaving
 	g := n.gossip
-	if was < phaseLeaving {
-		n.phase = phaseLeaving
+	if first {
+		n.phase, n.hurry = phaseLeaving, hurry
 	}
+	hurryFirst := n.hurry
 	n.mu.Unlock()
-	if was >= phaseLeaving {
-		select {
-		case <-n.left:
-			return nil
-		default:
-		}
-		select {
-		case <-n.left:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if !first {
+		return n.awaitLeave(ctx, hurryFirst)
 	}
-	err := n.sayGoodbye(ctx, g)
+	err := n.sayGoodbye(goodbye, g)
 	n.stop(g, at)
 	return err
+}
+
+// awaitLeave waits for a Leave that is under way, and cuts it short when ctx ends.
+func (n *Node) awaitLeave(ctx context.Context, hurry func()) error {
+	select {
+	case <-n.left:
+		return nil
+	default:
+	}
+	select {
+	case <-n.left:
+		return nil
+	case <-ctx.Done():
+		hurry()
+		<-n.left
+		return ctx.Err()
+	}
 }
 
 // sayGoodbye announces the leave and lingers.

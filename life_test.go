@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -285,4 +286,47 @@ func TestHotTTLAfterLeaveCountsFromWhereItBegan(t *testing.T) {
 			t.Errorf("HotTTL after the Remove that it was not told of, a node that has left serves %q", v)
 		}
 	})
+}
+
+func TestSecondLeaveWithAnEndedContextStopsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 2)
+		first := make(chan error, 1)
+		go func() { first <- c.Node(1).Leave(t.Context()) }()
+		synctest.Wait()
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		start := time.Now()
+		if err := c.Node(1).Leave(ended); !errors.Is(err, context.Canceled) {
+			t.Errorf("the second Leave: %v, want context.Canceled", err)
+		}
+		if err := <-first; !errors.Is(err, context.Canceled) {
+			t.Errorf("the first Leave: %v, want context.Canceled: it was cut short", err)
+		}
+		if d := time.Since(start); d > 50*time.Millisecond {
+			t.Errorf("they took %v, want the node to stop at once", d)
+		}
+	})
+}
+
+func TestPortsAndBracketsAreChecked(t *testing.T) {
+	for _, url := range []string{"http://127.0.0.1:99999", "http://127.0.0.1:0", "http://127.0.0.1:080"} {
+		if _, err := peercache.NewNode(url, nil); err == nil || !strings.Contains(err.Error(), "port") {
+			t.Errorf("NewNode(%q): %v, want an error about the port", url, err)
+		}
+	}
+	for _, gossip := range []string{"127.0.0.1:99999", "127.0.0.1:x", "127.0.0.1:"} {
+		if _, err := peercache.NewNode("http://127.0.0.1:1", &peercache.NodeOptions{Gossip: gossip}); err == nil || !strings.Contains(err.Error(), "Gossip") {
+			t.Errorf("NewNode with Gossip %q: %v, want an error that names it", gossip, err)
+		}
+	}
+	for _, seed := range []string{"[::1", "::1]", "[localhost", "[localhost]"} {
+		n, err := peercache.NewNode("http://127.0.0.1:1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Join(t.Context(), seed); err == nil || !strings.Contains(err.Error(), "seed") {
+			t.Errorf("Join(%q): %v, want an error about the seed", seed, err)
+		}
+	}
 }

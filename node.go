@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 )
@@ -108,6 +109,7 @@ type Node struct {
 	mu     sync.Mutex // guards the fields below
 	phase  phase
 	left   chan struct{} // closed when Leave has finished
+	hurry  func()        // cuts the goodbye of a Leave that is under way short
 	gossip *gossip
 	caches map[string]*engine
 	work   sync.WaitGroup // what background started
@@ -142,7 +144,10 @@ func NewNode(rawURL string, opts *NodeOptions) (*Node, error) {
 	if o.Gossip == "" {
 		o.Gossip = net.JoinHostPort(u.Hostname(), defaultGossipPort)
 	}
-	gossipHost, _, err := net.SplitHostPort(o.Gossip)
+	gossipHost, gossipPort, err := net.SplitHostPort(o.Gossip)
+	if err == nil {
+		_, err = strconv.ParseUint(gossipPort, 10, 16)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("peercache: NodeOptions.Gossip %q is not a host:port: %w", o.Gossip, err)
 	}

@@ -46,8 +46,11 @@ func parseSeeds(seeds []string) ([]seed, error) {
 	for _, s := range seeds {
 		host, port, err := net.SplitHostPort(s)
 		if err != nil { // no port, perhaps
-			host, port = strings.Trim(s, "[]"), defaultGossipPort
-			if _, ipErr := netip.ParseAddr(host); ipErr != nil && strings.Contains(host, ":") {
+			host, port = s, defaultGossipPort
+			if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+				host = s[1 : len(s)-1]
+			}
+			if _, ipErr := netip.ParseAddr(host); ipErr != nil && (host != s || strings.ContainsAny(host, ":[]")) {
 				return nil, fmt.Errorf("peercache: seed %q is not a host:port: %w", s, err)
 			}
 		}

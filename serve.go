@@ -12,7 +12,8 @@ import (
 
 // answer answers a peer that asks for a key, or returns the load whose outcome
 // will be the answer; if that is a new one it is added to begun. A value past its
-// life is answered with no life: to be used and not kept.
+// life is answered with no life: to be used and not kept. A nil begun means that
+// this node is busy: it answers from memory and starts nothing.
 func (e *engine) answer(key string, b *begun) (answer, *flight) {
 	if err := checkKey(key); err != nil {
 		return answer{status: wire.Status_BAD_REQUEST, text: err.Error()}, nil
@@ -20,7 +21,7 @@ func (e *engine) answer(key string, b *begun) (answer, *flight) {
 	e.store.shard(key).served.Add(1)
 	r := e.ring()
 	it, stale, ok := e.store.get(key)
-	if stale && it.due() {
+	if stale && b != nil && it.due() {
 		// A load and not a fetch: two nodes that take each other for the owner would
 		// answer each other's fetches with what is stale at both.
 		_, _, _ = e.joinLoad(key, 0, !r.left, b)
@@ -30,6 +31,9 @@ func (e *engine) answer(key string, b *begun) (answer, *flight) {
 	}
 	if !r.mayAct(e.hash(key), now()) {
 		return answer{status: wire.Status_NOT_MINE}, nil
+	}
+	if b == nil {
+		return answer{status: wire.Status_BUSY, text: "too many requests wait for loads"}, nil
 	}
 	// Of no version: it may act by an older table only, and the next hit looks.
 	it, f, err := e.joinLoad(key, 0, !r.left, b)

@@ -40,6 +40,7 @@ type flight struct {
 	own      bool   // a load by a node that acts for the key: kept for its full life
 	ring     uint32 // the oldest ring by which somebody joined: under a newer one the item is looked at again
 	cancel   func() // ends the run's context; nil until it has one
+	watchers []watcher
 
 	outcome outcome // set before done is closed, then constant
 }
@@ -57,6 +58,27 @@ type outcome struct {
 	// settled says that what is to be kept of it has been kept, by the load that
 	// a fetch led to.
 	settled bool
+}
+
+// A watcher is told its number when a flight has ended. Whoever waits for many
+// flights so needs no goroutine for each; the channel has room for all of them.
+type watcher struct {
+	ended chan<- int
+	i     int
+}
+
+// watch has w told of the end, at once if that was before.
+func (f *flight) watch(w watcher) {
+	f.shard.mu.Lock()
+	ended := f.ended
+	if !ended {
+		f.watchers = append(f.watchers, w)
+	}
+	f.shard.mu.Unlock()
+	if ended {
+		<-f.done // a moment: it is closed next
+		w.ended <- w.i
+	}
 }
 
 // wait returns the outcome, or the error of ctx if that ends first.

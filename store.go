@@ -244,6 +244,9 @@ func (s *store) end(f *flight, out outcome) bool {
 	f.outcome = out
 	sh.mu.Unlock()
 	close(f.done)
+	for _, w := range f.watchers { // nobody adds to them once it has ended
+		w.ended <- w.i
+	}
 	return true
 }
 

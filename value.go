@@ -40,6 +40,9 @@ func (v ByteView) Reader() *strings.Reader { return strings.NewReader(v.s) }
 // WriteTo writes the bytes to w; it implements [io.WriterTo].
 func (v ByteView) WriteTo(w io.Writer) (int64, error) {
 	n, err := io.WriteString(w, v.s)
+	if n < len(v.s) && err == nil {
+		err = io.ErrShortWrite
+	}
 	return int64(n), err
 }
 
