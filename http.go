@@ -3,17 +3,15 @@ package peercache
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/peercache/peercache/internal/wire"
@@ -45,6 +43,10 @@ const (
 	// maxHandlers bounds the requests for keys that are at work at once, most of them
 	// waiting for loads, and so the goroutines and connections that peers can tie up.
 	maxHandlers = 1024
+
+	// maxInFlight bounds the requests for keys that are under way to one peer: with
+	// plain HTTP each has a connection.
+	maxInFlight = 4096
 
 	// flushBytes is how much of an answer is collected before it is sent.
 	flushBytes = 1 << 20
@@ -302,60 +304,6 @@ func (rw *responder) send(b []byte) {
 // release takes the deadlines back, for the connection may serve others next.
 func (rw *responder) release() { _ = rw.control.SetWriteDeadline(time.Time{}) }
 
-// newTransport returns the connections to peers. HTTP/2 is off: its streams of a
-// connection share one lock and one flow control, which costs more than it saves
-// here. Proxies are for what leaves the cluster.
-func newTransport(network *Network) *http.Transport {
-	return &http.Transport{
-		DialContext:         (&dialer{network}).dial,
-		TLSHandshakeTimeout: dialTimeout,
-		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
-		DisableCompression:  true,
-		MaxIdleConnsPerHost: 64, // the default of 2 closes most connections of a busy peer after each request
-		IdleConnTimeout:     time.Minute,
-	}
-}
-
-// A dialer connects to peers.
-type dialer struct{ network *Network }
-
-// dial resolves the host and tries its addresses in turn. Addresses that no peer
-// has are never dialled, whatever name resolved to them.
-func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, err
-	}
-	ips, err := lookup(ctx, host)
-	if err != nil {
-		return nil, err
-	}
-	errs := []error{fmt.Errorf("peercache: dial %s", addr)}
-	deadline, _ := ctx.Deadline()
-	for i, ip := range ips {
-		if !dialable(ip) {
-			errs = append(errs, fmt.Errorf("%s is no address of a peer", ip))
-			continue
-		}
-		// Each has its share of what time is left, so that one that is dead does
-		// not starve the others.
-		share, cancel := context.WithTimeout(ctx, time.Until(deadline)/time.Duration(len(ips)-i))
-		conn, err := d.network.Dial(share, network, net.JoinHostPort(ip.String(), port))
-		cancel()
-		if err == nil {
-			return conn, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(errs...)
-}
-
-func dialable(ip netip.Addr) bool {
-	return !ip.IsUnspecified() && !ip.IsMulticast() && !ip.IsLinkLocalUnicast()
-}
-
 // exchange sends a peer a request and gives its responses to each, which may
 // refuse one. The error is nil if the peer finished its answer. The peer's breaker
 // learns of it.
@@ -482,6 +430,34 @@ func (n *Node) post(ctx context.Context, peer string, frame []byte, silence *tim
 	}
 }
 
+// inFlight counts the requests that are under way, by peer. The zero value is ready.
+type inFlight struct {
+	mu    sync.Mutex // guards peers
+	peers map[string]int
+}
+
+// enter counts a request to peer, unless there are maxInFlight.
+func (f *inFlight) enter(peer string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.peers[peer] >= maxInFlight {
+		return false
+	}
+	if f.peers == nil {
+		f.peers = make(map[string]int)
+	}
+	f.peers[peer]++
+	return true
+}
+
+func (f *inFlight) leave(peer string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.peers[peer]--; f.peers[peer] == 0 {
+		delete(f.peers, peer)
+	}
+}
+
 // statusError is a request that was refused as a whole, nil for one that was not.
 func statusError(resp *wire.Response) error {
 	switch resp.GetStatus() {
@@ -499,6 +475,14 @@ func statusError(resp *wire.Response) error {
 func (n *Node) admit(peer string) bool { return n.breakers.admit(peer) }
 
 func (n *Node) get(ctx context.Context, peer, cache string, keys []string, each func(i int, a answer)) error {
+	if !n.inFlight.enter(peer) {
+		n.breakers.abandon(peer)
+		for i := range keys {
+			each(i, answer{status: wire.Status_BUSY, text: "too many requests to this peer are under way"})
+		}
+		return nil
+	}
+	defer n.inFlight.leave(peer)
 	get := &wire.Get{Keys: make([][]byte, len(keys))}
 	for i, key := range keys {
 		get.Keys[i] = wire.Bytes(key)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -255,5 +256,55 @@ func TestRefusedRequestThatStallsIsCutOff(t *testing.T) {
 		}
 		client.Close()
 		server.Close()
+	})
+}
+
+func TestRequestsInFlightToAPeerAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const bound, more = 4096, 100
+		var flying, most atomic.Int64
+		node, err := peercache.NewNode("http://127.0.0.1:1", &peercache.NodeOptions{
+			Logger: discardLogger(),
+			Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				most.Store(max(most.Load(), flying.Add(1)))
+				defer flying.Add(-1)
+				<-r.Context().Done() // silent
+				return nil, r.Context().Err()
+			}),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = node.Leave(t.Context()) }()
+		peer := peercache.Peer{URL: "http://127.0.0.1:9"}
+		if err := node.SetPeers(node.Self(), peer); err != nil {
+			t.Fatal(err)
+		}
+		cache := peercache.New("c", (&origin{}).load, &peercache.Options{Node: node, MaxLoads: -1})
+		var busy, values atomic.Int64
+		var wg sync.WaitGroup
+		for i, n := 0, 0; n < bound+more; i++ {
+			key := fmt.Sprint("key-", i)
+			if cache.Owner(key) != peer.URL {
+				continue
+			}
+			n++
+			wg.Go(func() {
+				_, err := cache.Get(t.Context(), key)
+				switch {
+				case err == nil:
+					values.Add(1)
+				case errors.Is(err, peercache.ErrOverloaded):
+					busy.Add(1)
+				default:
+					t.Errorf("Get: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if values.Load() != bound || busy.Load() != more || most.Load() > bound {
+			t.Errorf("%d values, %d refused, %d in flight at once, want %d, %d and at most %d",
+				values.Load(), busy.Load(), most.Load(), bound, more, bound)
+		}
 	})
 }

@@ -91,7 +91,8 @@ type Node struct {
 	transport http.RoundTripper
 	ready     chan struct{}
 	breakers  breakers
-	handlers  atomic.Int64 // requests of peers that wait for loads
+	inFlight  inFlight     // requests to peers
+	handlers  atomic.Int64 // requests of peers for keys
 
 	failovers, skips, silences atomic.Int64
 
