@@ -44,7 +44,7 @@ func TestPacketArrivesWhole(t *testing.T) {
 		if _, err := a.WriteTo(data, b.LocalAddr()); err != nil {
 			t.Fatal(err)
 		}
-		copy(data, "XXX") // it was copied
+		copy(data, "else") // it was copied
 		send(t, a, b, "two")
 		short := make([]byte, 2)
 		if n, _, err := b.ReadFrom(short); err != nil || string(short[:n]) != "on" {
