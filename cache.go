@@ -338,8 +338,9 @@ func (c *Cache[V]) Remove(ctx context.Context, keys ...string) error {
 }
 
 // Close drops what the cache holds, ends the contexts of its loads, and frees
-// its name on the node. Whoever waits or calls later gets [ErrClosed]. Closing
-// is optional, and closing again does nothing.
+// its name on the node. Whoever waits or calls later gets [ErrClosed]; loads that
+// a Set or Remove has overtaken end by themselves, for those who wait for them.
+// Closing is optional, and closing again does nothing.
 func (c *Cache[V]) Close() { c.engine.close() }
 
 // Name returns the name given to New.

@@ -428,20 +428,26 @@ func TestAnotherClusterIsNotServed(t *testing.T) {
 	})
 }
 
+// joinedByFive returns a cluster of which node 0 was alone when it loaded these keys.
+func joinedByFive(t *testing.T) (*cachetest.Cluster, []*peercache.Cache[string], []string) {
+	t.Helper()
+	c := cachetest.NewCluster(t, 1)
+	caches := cachetest.Caches(c, "c", (&origin{}).load, nil)
+	keys := make([]string, 200)
+	for i := range keys {
+		keys[i] = fmt.Sprint("key-", i)
+		wantValue(t, caches[0], keys[i])
+	}
+	for range 5 {
+		c.Add()
+	}
+	c.Converge()
+	return c, caches, keys
+}
+
 func TestEntriesThatMovedBecomeCopies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := cachetest.NewCluster(t, 1)
-		o := &origin{}
-		caches := cachetest.Caches(c, "c", o.load, nil)
-		keys := make([]string, 200)
-		for i := range keys {
-			keys[i] = fmt.Sprint("key-", i)
-			wantValue(t, caches[0], keys[i])
-		}
-		for range 5 {
-			c.Add()
-		}
-		c.Converge()
+		c, caches, keys := joinedByFive(t)
 		time.Sleep(2 * time.Minute) // past the grace of the ring in which node 0 was alone
 		for _, key := range keys {
 			wantValue(t, caches[0], key) // turns what may no longer be acted for into a copy

@@ -376,7 +376,7 @@ func (e *engine) loadFor(ctx context.Context, r *ring, walks []*walk, own bool) 
 	loads := make([]*flight, len(walks))
 	for i, w := range walks {
 		if !own {
-			e.store.shard(w.flight.key).orphans.Add(1)
+			w.flight.shard.orphans.Add(1)
 		}
 		it, load, err := e.joinLoad(w.flight.key, r.version, own, &begun)
 		if load == nil {
@@ -435,10 +435,11 @@ func (e *engine) ask(ctx context.Context, peer string, walks []*walk) []*walk {
 
 // accept ends a flight with a peer's answer, if that is of use.
 func (e *engine) accept(f *flight, peer string, a answer) bool {
+	at := now()
 	out := outcome{peer: peer}
-	out.item.expires = after(now(), min(a.ttl, e.opts.MaxTTL))
+	out.item.expires = after(at, min(a.ttl, e.opts.MaxTTL))
 	out.item.fleeting = a.ttl <= 0 || e.opts.HotTTL < 0
-	out.item.asCopy(after(now(), max(e.opts.HotTTL, 0)))
+	out.item.asCopy(after(at, max(e.opts.HotTTL, 0)))
 	if a.status == wire.Status_OK {
 		out.item.bytes, out.item.size = a.value, uint32(len(a.value))
 		if e.decode != nil {

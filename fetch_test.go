@@ -132,18 +132,7 @@ func TestFetchThatLeaveInterruptsIsKeptOnlyAsACopy(t *testing.T) {
 
 func TestEntryThatIsHitInTheGraceWindowBecomesACopyAfterIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := cachetest.NewCluster(t, 1)
-		o := &origin{}
-		caches := cachetest.Caches(c, "c", o.load, nil)
-		keys := make([]string, 200)
-		for i := range keys {
-			keys[i] = fmt.Sprint("key-", i)
-			wantValue(t, caches[0], keys[i])
-		}
-		for range 5 {
-			c.Add()
-		}
-		c.Converge()
+		c, caches, keys := joinedByFive(t)
 		for _, key := range keys {
 			wantValue(t, caches[0], key) // node 0 may still act for all of them
 		}
@@ -275,5 +264,42 @@ func TestRequestsThatWaitTakeNoGoroutineForEachKey(t *testing.T) {
 		}
 		close(release)
 		wg.Wait()
+	})
+}
+
+// A node that was alone until lately may act for every key by its older table.
+func TestValueThatIsSetInTheGraceWindowBecomesACopyAfterIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBareNodes(t, 6)
+		var six []peercache.Peer
+		for _, n := range b.nodes {
+			six = append(six, n.Self())
+		}
+		if err := b.nodes[0].SetPeers(six...); err != nil {
+			t.Fatal(err)
+		}
+		heavy := b.nodes[0].Self()
+		heavy.Weight = 100 // node 1 takes node 0 for the owner of nearly all keys
+		if err := b.nodes[1].SetPeers(heavy, b.nodes[1].Self()); err != nil {
+			t.Fatal(err)
+		}
+		caches := bareCaches(b, "c", (&origin{}).load, nil)
+		key := ""
+		for i := 0; key == ""; i++ {
+			k := fmt.Sprint("k", i)
+			if caches[1].Owner(k) == heavy.URL && !slices.Contains(peercache.OwnersOf(caches[0], k, 3), heavy.URL) {
+				key = k
+			}
+		}
+		if err := caches[1].Set(t.Context(), key, "set", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if v, ok := caches[0].Peek(key); !ok || v != "set" {
+			t.Fatalf("Peek = %q, %v, want what was set", v, ok)
+		}
+		time.Sleep(70*time.Second + time.Millisecond) // the window and HotTTL
+		if v, ok := caches[0].Peek(key); ok {
+			t.Errorf("Peek = %q after the window at a node that may not act for the key, want nothing", v)
+		}
 	})
 }

@@ -95,14 +95,15 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 	})
 }
 
-// keepSet stores what was set, at a node that acts for the key.
+// keepSet stores what was set, at a node that acts for the key: perhaps by an older
+// table only, so that the item is of no ring and the next hit looks. A node that has
+// left acts for itself, and for no longer than a copy lives.
 func (e *engine) keepSet(key string, it item, ttl time.Duration) {
-	it.expires = after(now(), e.life(ttl))
-	if r := e.ring(); r != nil {
+	at := now()
+	it.expires = after(at, e.life(ttl))
+	if r := e.ring(); r != nil && r.left {
 		it.ring = r.version
-		if r.left {
-			it.asCopy(after(now(), max(e.opts.HotTTL, 0)))
-		}
+		it.asCopy(after(at, max(e.opts.HotTTL, 0)))
 	}
 	e.store.set(key, it)
 }

@@ -42,7 +42,7 @@ func (e *engine) load(ctx context.Context, flights []*flight) {
 func (e *engine) overload(c *call) {
 	err := fmt.Errorf("%w: %d loads of cache %s run and the queue is full or slow", ErrOverloaded, e.opts.MaxLoads, e.name)
 	for _, f := range c.flights {
-		e.store.shard(f.key).overloads.Add(1)
+		f.shard.overloads.Add(1)
 		e.store.end(f, outcome{err: err})
 	}
 }
@@ -66,7 +66,7 @@ func (e *engine) call(c *call) {
 	for i, f := range c.flights {
 		keys[i] = f.key
 	}
-	counters := &e.store.shard(keys[0]).counters
+	counters := &c.flights[0].shard.counters
 	counters.loads.Add(int64(len(keys)))
 	end := func(f *flight, out outcome) {
 		if e.store.end(f, out) && out.err != nil && !out.item.absent {
