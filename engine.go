@@ -149,23 +149,14 @@ func (e *engine) get(ctx context.Context, key string) (item, error) {
 // hit returns the item of key if it is in memory and may be served. If it is
 // past its life the flight that replaces it, if it is a new one, is added to begun.
 func (e *engine) hit(key string, b *begun) (item, bool) {
-	c := &e.store.shard(key).counters
-	c.gets.Add(1)
 	it, stale, ok := e.store.get(key)
-	if !ok {
-		return item{}, false
-	}
-	c.hits.Add(1)
-	if it.copied {
-		c.hotHits.Add(1)
-	}
 	if stale {
-		c.staleHits.Add(1)
-		if it.due() {
+		e.store.shard(key).staleHits.Add(1)
+		if e.store.due(it) {
 			_, _, _ = e.join(context.Background(), key, b) // nobody waits for it
 		}
 	}
-	return it, true
+	return it, ok
 }
 
 // absence is ErrNotFound for an item that remembers that there is no value.
@@ -502,8 +493,6 @@ func (e *engine) stats() Stats {
 	for i := range e.store.shards {
 		s.add(&e.store.shards[i].counters)
 	}
-	items := e.store.items.Stats()
-	s.Evictions, s.Expirations = items.Evictions, items.Expirations
-	s.Entries, s.Bytes = int64(e.store.items.Len()), e.store.items.Bytes()
+	s.count(e.store.items)
 	return s
 }

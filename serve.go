@@ -18,10 +18,9 @@ func (e *engine) answer(key string, b *begun) (answer, *flight) {
 	if err := checkKey(key); err != nil {
 		return answer{status: wire.Status_BAD_REQUEST, text: err.Error()}, nil
 	}
-	e.store.shard(key).served.Add(1)
 	r := e.ring()
-	it, stale, ok := e.store.get(key)
-	if stale && b != nil && it.due() {
+	it, stale, ok := e.store.getForPeer(key)
+	if stale && b != nil && e.store.due(it) {
 		// A load and not a fetch: two nodes that take each other for the owner would
 		// answer each other's fetches with what is stale at both.
 		_, _, _ = e.joinLoad(key, 0, !r.left, b)

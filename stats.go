@@ -1,6 +1,10 @@
 package peercache
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/peercache/peercache/lru"
+)
 
 // Stats is what a cache has counted since it was made. Its fields are read one
 // after the other, not at one instant.
@@ -27,16 +31,29 @@ type Stats struct {
 // counters are what one shard of a store counts, so that cores that work on
 // different keys do not write to one cache line.
 type counters struct {
-	gets, hits, hotHits, staleHits atomic.Int64
-	loads, loadErrors, loadNanos   atomic.Int64
-	overloads, orphans             atomic.Int64
-	peerGets, peerErrors, served   atomic.Int64
+	staleHits                    atomic.Int64
+	loads, loadErrors, loadNanos atomic.Int64
+	overloads, orphans           atomic.Int64
+	peerGets, peerErrors, served atomic.Int64
+
+	// What the lru has counted that was none: of its lookups those that were no
+	// Gets of callers here, and of its hits those that were not theirs or came to
+	// nothing. Hits themselves are counted by nobody else.
+	notGets, notHits, notHotHits atomic.Int64
+}
+
+// uncount takes back a hit of the lru.
+func (c *counters) uncount(rec record) {
+	c.notHits.Add(1)
+	if rec.flags&copiedRecord != 0 {
+		c.notHotHits.Add(1)
+	}
 }
 
 func (s *Stats) add(c *counters) {
-	s.Gets += c.gets.Load()
-	s.Hits += c.hits.Load()
-	s.HotHits += c.hotHits.Load()
+	s.Gets -= c.notGets.Load()
+	s.Hits -= c.notHits.Load()
+	s.HotHits -= c.notHotHits.Load()
 	s.StaleHits += c.staleHits.Load()
 	s.Loads += c.loads.Load()
 	s.LoadErrors += c.loadErrors.Load()
@@ -46,6 +63,17 @@ func (s *Stats) add(c *counters) {
 	s.PeerGets += c.peerGets.Load()
 	s.PeerErrors += c.peerErrors.Load()
 	s.Served += c.served.Load()
+}
+
+// count adds what the lru has counted. It is read after the counters, so that what
+// they take back is in it.
+func (s *Stats) count(items *lru.Cache[record]) {
+	st := items.Stats()
+	s.Gets += st.Hits + st.Misses
+	s.Hits += st.Hits
+	s.HotHits += st.MinorHits
+	s.Evictions, s.Expirations = st.Evictions, st.Expirations
+	s.Entries, s.Bytes = int64(items.Len()), items.Bytes()
 }
 
 // NodeStats is what a node has counted since it was made, and how it stands.

@@ -3,56 +3,17 @@ package peercache
 import (
 	"hash/maphash"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/peercache/peercache/consistenthash"
 	"github.com/peercache/peercache/lru"
 )
 
-// What a cache holds: an lru of items and, in shards, the flights that will
+// What a cache holds: an lru of records and, in shards, the flights that will
 // fill it. Storing and removing happen under the shard's mutex together with
 // the flights they concern; a hit takes only the lru's own lock. Which items are
 // worth keeping is decided in engine.go and load.go.
-
-// An item is what is kept for one key.
-type item struct {
-	bytes   string   // the encoded value; empty in a typed cache without a node
-	decoded *decoded // the Go value; nil for types that are bytes
-	expires int64    // on now()'s clock
-	size    uint32   // bytes of the encoded value
-	ring    uint32   // version of the ring under which copied was decided
-
-	copied   bool // a copy of another node's entry, or of what no owner could be asked for
-	absent   bool // the loader said that the key has no value
-	fleeting bool // given to those who wait and not kept
-	inflated bool // decoded has been made, beside bytes, and is charged
-
-	// Of an item past its life that may still be served.
-	failures uint8 // loads in a row that could not replace it
-	retryAt  int64 // when the next may be tried, if there were any
-}
-
-// charge is what an item counts against MaxBytes beside its key. A decoded value
-// is taken to be as large as its encoding.
-func (it *item) charge() int64 {
-	n := int64(unsafe.Sizeof(*it)) + int64(it.size)
-	if it.decoded != nil {
-		n += int64(unsafe.Sizeof(*it.decoded))
-	}
-	if it.inflated {
-		n += int64(it.size)
-	}
-	return n
-}
-
-// asCopy turns an item into a copy that lives until a given time at most.
-func (it *item) asCopy(until int64) {
-	it.copied = true
-	it.expires = min(it.expires, until)
-}
 
 // shardCount is how many parts a store has. It bounds how many goroutines can
 // start or end flights at once without meeting; 64 is plenty for any machine
@@ -63,7 +24,8 @@ const shardCount = 64
 type store struct {
 	seed   maphash.Seed
 	shards [shardCount]shard
-	items  *lru.Cache[item]
+	items  *lru.Cache[record]
+	born   int64 // when the cache was made
 	clock  clock
 
 	view     func() *ring // nil for a cache without a node
@@ -85,7 +47,8 @@ type shard struct {
 func newStore(hash uint64, opts Options, view func() *ring) *store {
 	s := &store{
 		seed:   maphash.MakeSeed(),
-		items:  lru.New[item](lru.Options{MaxBytes: opts.MaxBytes}),
+		items:  lru.New[record](lru.Options[record]{MaxBytes: opts.MaxBytes}),
+		born:   now(),
 		view:   view,
 		hash:   hash,
 		hotTTL: max(opts.HotTTL, 0),
@@ -106,26 +69,52 @@ func (s *store) shard(key string) *shard {
 	return &s.shards[maphash.String(s.seed, key)%shardCount]
 }
 
-// terms are those under which the lru keeps an item: for as long as it may be
-// served at all, and copies apart.
-func (s *store) terms(it item) lru.Terms {
-	t := lru.Terms{Size: it.charge(), Expires: it.expires, Minor: it.copied}
-	if !it.copied && !it.absent {
-		t.Expires = after(it.expires, s.staleFor)
-	}
-	return t
-}
-
-// get returns the item of key if it may be served. It is stale if that is so only
-// because of StaleFor. This is all that a hit does.
+// get returns the item of key if it may be served, for a caller in this process. It
+// is stale if it may be only because of StaleFor. This is all that a hit does: the
+// lru counts it.
 func (s *store) get(key string) (it item, stale, ok bool) {
 	at := s.clock.time()
-	if it, ok = s.items.Get(key, at); !ok {
+	rec, expires, ok := s.items.GetTerms(key, at)
+	if !ok {
 		return it, false, false
 	}
+	if it, stale, ok = s.serve(key, rec, expires, at); !ok {
+		s.shard(key).uncount(rec)
+	}
+	return it, stale, ok
+}
+
+// getForPeer is get for a peer that asks: a use like any other, but no Get.
+func (s *store) getForPeer(key string) (it item, stale, ok bool) {
+	at := s.clock.time()
+	sh := s.shard(key)
+	sh.served.Add(1)
+	rec, expires, ok := s.items.GetTerms(key, at)
+	sh.notGets.Add(1)
+	if !ok {
+		return it, false, false
+	}
+	sh.uncount(rec)
+	return s.serve(key, rec, expires, at)
+}
+
+// look is get for those who only look: it counts nothing.
+func (s *store) look(key string) (it item, stale, ok bool) {
+	at := s.clock.time()
+	rec, expires, ok := s.items.PeekTerms(key, at)
+	if !ok {
+		return it, false, false
+	}
+	return s.serve(key, rec, expires, at)
+}
+
+// serve is what get and look have in common: whether what the lru holds may be
+// served by now, and by this node.
+func (s *store) serve(key string, rec record, expires, at int64) (it item, stale, ok bool) {
+	it = s.itemOf(rec, expires)
 	if s.clock.coarse && it.expires-at < 2*int64(tick) {
 		at = now() // so late in a life the coarse clock cannot tell
-		if it, ok = s.items.Get(key, at); !ok {
+		if expires <= at {
 			return it, false, false
 		}
 	}
@@ -145,17 +134,21 @@ func (s *store) get(key string) (it item, stale, ok bool) {
 	return it, stale, stale
 }
 
-// fresh returns the item of key if it is within its life.
+// fresh returns the item of key if it is within its life, for those who only look.
 func (s *store) fresh(key string) (item, bool) {
-	it, stale, ok := s.get(key)
+	it, stale, ok := s.look(key)
 	return it, ok && !stale
 }
 
-// peek is fresh for those who only look.
+// peek is fresh by the exact clock.
 func (s *store) peek(key string) (item, bool) {
 	at := now()
-	it, ok := s.items.Peek(key, at)
-	if ok && s.view != nil {
+	rec, expires, ok := s.items.PeekTerms(key, at)
+	if !ok {
+		return item{}, false
+	}
+	it := s.itemOf(rec, expires)
+	if s.view != nil {
 		if r := s.view(); it.ring != r.version {
 			it, ok = s.reconsider(key, r, at)
 		}
@@ -169,7 +162,7 @@ func (s *store) peek(key string) (item, bool) {
 func (s *store) reconsider(key string, r *ring, at int64) (item, bool) {
 	until := r.mayActUntil(consistenthash.Hash(s.hash, key), at)
 	var seen item
-	ok := s.items.Update(key, at, func(it item, _ lru.Terms) (item, lru.Terms) {
+	ok := s.update(key, at, func(it *item) {
 		it.ring = r.version
 		switch {
 		case r.left:
@@ -178,10 +171,20 @@ func (s *store) reconsider(key string, r *ring, at int64) (item, bool) {
 			it.copied = until <= at
 			it.expires = min(it.expires, after(until, s.hotTTL))
 		}
-		seen = it
-		return it, s.terms(it)
+		seen = *it
 	})
 	return seen, ok && s.terms(seen).Expires > at
+}
+
+// update has f change the item of key in one step, if there is one that the lru has
+// not dropped, and reports whether it did. f may run twice and must not call the
+// store.
+func (s *store) update(key string, at int64, f func(it *item)) bool {
+	return s.items.Update(key, at, func(rec record, t lru.Terms) (record, lru.Terms) {
+		it := s.itemOf(rec, t.Expires)
+		f(&it)
+		return s.recordOf(it), s.terms(it)
+	})
 }
 
 // join returns the item of key if it is fresh by now, or its flight of this
@@ -270,6 +273,7 @@ func (s *store) settleLocked(f *flight, out outcome) {
 const (
 	retryFirst   = 100 * time.Millisecond
 	retryLongest = 5 * time.Second
+	retryUnit    = 10 * time.Millisecond
 )
 
 // postpone puts off the next load for a stale item, by twice the last pause and
@@ -277,16 +281,25 @@ const (
 // again together.
 func (s *store) postpone(key string) {
 	at := now()
-	s.items.Update(key, at, func(it item, t lru.Terms) (item, lru.Terms) {
+	s.update(key, at, func(it *item) {
 		pause := min(retryFirst<<min(it.failures, 10), retryLongest)
 		it.failures = min(it.failures, 100) + 1
-		it.retryAt = after(at, pause-rand.N(pause/5))
-		return it, t
+		it.retry = s.retryTick(at + int64(pause-rand.N(pause/5)))
 	})
 }
 
 // due reports whether a stale item may be replaced by a load now.
-func (it *item) due() bool { return it.failures == 0 || now() >= it.retryAt }
+func (s *store) due(it item) bool {
+	left := int32(it.retry - s.retryTick(now()))
+	return it.failures == 0 || left <= 0 || left > int32(retryLongest/retryUnit)
+}
+
+// retryTick is a time as items have it: in units of retryUnit since the cache was
+// made, modulo 2^32, which is 497 days. What lies further ahead than the longest
+// pause is long past.
+func (s *store) retryTick(at int64) uint32 {
+	return uint32((at - s.born) / int64(retryUnit))
+}
 
 // abort ends a flight that the cache no longer waits for, and its context.
 func (s *store) abort(f *flight, err error) {
@@ -301,10 +314,9 @@ func (s *store) abort(f *flight, err error) {
 }
 
 // keepLocked puts an item into the lru. The shard's mutex is held, or a removal
-// that ran meanwhile would be undone. The key is copied: it may be a small part
-// of a large string of the caller's, which the cache would keep alive.
+// that ran meanwhile would be undone.
 func (s *store) keepLocked(key string, it item) {
-	s.items.Set(strings.Clone(key), now(), it, s.terms(it))
+	s.items.Set(key, now(), s.recordOf(it), s.terms(it))
 }
 
 // remove drops a key and detaches its flights: what runs now began before the
@@ -343,13 +355,9 @@ func (s *store) detachLocked(sh *shard, key string) {
 // there is no room for both the item goes.
 func (s *store) inflate(key string, it item) {
 	same := false
-	ok := s.items.Update(key, now(), func(kept item, t lru.Terms) (item, lru.Terms) {
+	ok := s.update(key, now(), func(kept *item) {
 		same = kept.decoded == it.decoded
-		if same {
-			kept.inflated = true
-			t.Size = kept.charge()
-		}
-		return kept, t
+		kept.inflated = kept.inflated || same
 	})
 	if !ok && same { // same is a hint: at worst a newer item goes
 		s.forget(key)

@@ -12,7 +12,7 @@ const benchKeys = 1 << 16
 
 func benchCache(b *testing.B, maxBytes int64) (*lru.Cache[record], []string, record, int64) {
 	b.Helper()
-	c := lru.New[record](lru.Options{MaxBytes: maxBytes})
+	c := lru.New[record](lru.Options[record]{MaxBytes: maxBytes})
 	keys := make([]string, benchKeys)
 	v, size := newRecord(100)
 	for i := range keys {

@@ -23,6 +23,10 @@ const (
 	barrenRounds = 8
 )
 
+// maxCharge is the most that one entry may be charged for: a node has 32 bits for
+// it.
+const maxCharge = math.MaxUint32
+
 // charge returns what an entry is accounted for: math.MaxInt64, which fits
 // nowhere, if that is more than an int64 holds.
 func charge(key string, size int64) int64 {
@@ -46,9 +50,10 @@ func (r room) minus(o room) room { return room{r.all - o.all, r.minor - o.minor}
 func (r room) min(o room) room   { return room{min(r.all, o.all), min(r.minor, o.minor)} }
 func (r room) max(o room) room   { return room{max(r.all, o.all), max(r.minor, o.minor)} }
 
-// A budget is a number of bytes that is never exceeded.
+// A budget is a number of bytes that is never exceeded, but while Resize makes it
+// smaller.
 type budget struct {
-	max int64
+	max atomic.Int64 // changed by Resize only
 
 	// used is the part of max that is taken: by entries, by calls that are about
 	// to insert one, and by at most one gather under way. It goes up before an
@@ -65,7 +70,7 @@ func (b *budget) take(least, most int64) int64 {
 	}
 	for {
 		used := b.used.Load()
-		n := min(most, b.max-used)
+		n := min(most, b.max.Load()-used)
 		if n < least {
 			return 0
 		}
@@ -115,14 +120,18 @@ func (b *budgets) release(r room) {
 // what needs minor bytes, these are minor ones as long as MinorBytes is in the
 // way, and major ones then. For a major entry they are minor ones as long as
 // there are any, also in other shards, where only gather gets at them.
-func (c *Cache[V]) roomLocked(s *shard[V], need room, keep *entry[V], now int64) bool {
+func (c *Cache[V]) roomLocked(s *shard[V], need room, keep ref, now int64) bool {
 	for range homeVictims {
 		short := c.budget.take(need)
 		if short == (room{}) {
 			return true
 		}
-		minor := short.minor > 0 || need.minor <= 0 && c.budget.minor.used.Load() > 0
-		freed := s.evictLocked(minor, keep, now)
+		var freed room
+		if short.minor > 0 || need.minor <= 0 && c.budget.minor.used.Load() > 0 {
+			freed = s.evictMinorLocked(keep, now)
+		} else {
+			freed = s.evictMajorLocked(need.all, keep, now)
+		}
 		if freed == (room{}) {
 			return false
 		}
@@ -133,25 +142,31 @@ func (c *Cache[V]) roomLocked(s *shard[V], need room, keep *entry[V], now int64)
 
 // gather takes need of the budgets, or nothing, and reports whether it did. It
 // takes what is free and evicts one entry of each shard in turn, from the shard
-// at next on, of the classes that roomLocked does, but not keep. What it has it
-// holds, so that each victim brings it nearer and small insertions cannot starve
-// a large one. The caller holds c.gathering until the bytes have become part of
-// an entry. No part of need is less than 0.
-func (c *Cache[V]) gather(need room, next int, keep *entry[V], now int64) bool {
+// at next on, of the classes that roomLocked does, but not keep, a ref of the shard
+// home. What it has it holds, so that each victim brings it nearer and small
+// insertions cannot starve a large one. The caller holds c.gathering until the bytes
+// have become part of an entry, and reports who is gone after it has let go of it.
+// No part of need is less than 0.
+func (c *Cache[V]) gather(need room, home int, keep ref, now int64) (ok bool, gone []departure[V]) {
 	var have room
 	minorless := 0 // how many shards in a row had no minor entry to evict
-	for barren := 0; barren < barrenRounds*len(c.shards); next++ {
+	for barren, next := 0, home+1; barren < barrenRounds*len(c.shards); next++ {
 		got := c.budget.takeFree(need.minus(have))
 		have = have.plus(got)
 		if have == need {
-			return true
+			return true, gone
 		}
 
-		s := &c.shards[next&(len(c.shards)-1)]
+		at := next & (len(c.shards) - 1)
+		s := &c.shards[at]
+		kept := ref(0)
+		if at == home {
+			kept = keep
+		}
 		var freed room
 		s.mu.Lock()
 		if need.minor == 0 || have.minor < need.minor {
-			freed = s.evictLocked(true, keep, now)
+			freed = s.evictMinorLocked(kept, now)
 		}
 		minorless++
 		if freed.minor > 0 {
@@ -161,8 +176,9 @@ func (c *Cache[V]) gather(need room, next int, keep *entry[V], now int64) bool {
 		// by keep: a round without a find is as good as none taken.
 		if freed == (room{}) && have.minor == need.minor &&
 			(need.minor > 0 || minorless >= len(c.shards) || c.budget.minor.used.Load() == 0) {
-			freed = s.evictLocked(false, keep, now)
+			freed = s.evictMajorLocked(0, kept, now)
 		}
+		gone = append(gone, s.takeGoneLocked()...)
 		s.mu.Unlock()
 
 		have = have.plus(freed)
@@ -174,5 +190,30 @@ func (c *Cache[V]) gather(need room, next int, keep *entry[V], now int64) bool {
 		}
 	}
 	c.budget.release(have)
-	return false
+	return false, gone
+}
+
+// shrink evicts entries of each shard in turn until the budgets are not exceeded,
+// the minor ones first.
+func (c *Cache[V]) shrink(now int64) (gone []departure[V]) {
+	for barren, next := 0, 0; barren < barrenRounds*len(c.shards); next++ {
+		over := func(b *budget) bool { return b.used.Load() > b.max.Load() }
+		if !over(&c.budget.all) && !over(&c.budget.minor) {
+			break
+		}
+		s := &c.shards[next&(len(c.shards)-1)]
+		s.mu.Lock()
+		freed := s.evictMinorLocked(0, now)
+		if freed == (room{}) && over(&c.budget.all) && (c.budget.minor.used.Load() == 0 || barren >= len(c.shards)) {
+			freed = s.evictMajorLocked(0, 0, now)
+		}
+		gone = append(gone, s.takeGoneLocked()...)
+		s.mu.Unlock()
+		c.budget.release(freed)
+		barren++
+		if freed != (room{}) {
+			barren = 0
+		}
+	}
+	return gone
 }

@@ -16,7 +16,7 @@ func TestBoundHoldsWhileAllInsert(t *testing.T) {
 	for _, shards := range []int{1, 16} {
 		t.Run(strconv.Itoa(shards), func(t *testing.T) {
 			const maxBytes, minorBytes = 1 << 16, 1 << 13
-			c := lru.New[int](lru.Options{MaxBytes: maxBytes, MinorBytes: minorBytes, Shards: shards})
+			c := lru.New[int](lru.Options[int]{MaxBytes: maxBytes, MinorBytes: minorBytes, Shards: shards})
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
 
@@ -78,7 +78,7 @@ func TestBoundHoldsWhileAllInsert(t *testing.T) {
 
 func TestLargeSetsDoNotStarve(t *testing.T) {
 	const maxBytes = 1 << 16
-	c := lru.New[int](lru.Options{MaxBytes: maxBytes, Shards: 16})
+	c := lru.New[int](lru.Options[int]{MaxBytes: maxBytes, Shards: 16})
 	var large, small sync.WaitGroup
 	var done atomic.Bool
 	for g := range 4 {
@@ -108,7 +108,7 @@ func TestLargeSetsDoNotStarve(t *testing.T) {
 // gather it, B does the same, A inserts, B gathers and finds A's entry.
 func TestSetsOfOneLargeKeyAreChargedOnce(t *testing.T) {
 	const maxBytes = 1 << 20
-	c := lru.New[int](lru.Options{MaxBytes: maxBytes, Shards: 16})
+	c := lru.New[int](lru.Options[int]{MaxBytes: maxBytes, Shards: 16})
 	for range 30 {
 		fill(t, c, 6000)
 		var wg sync.WaitGroup
@@ -137,7 +137,7 @@ func TestSetsOfOneLargeKeyAreChargedOnce(t *testing.T) {
 }
 
 func TestUpdatesAreAtomic(t *testing.T) {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 16, MinorBytes: 1 << 16})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 16, MinorBytes: 1 << 16})
 	c.Set("k", 0, 0, major(0, never))
 	const goroutines, updates = 8, 2000
 	var wg sync.WaitGroup

@@ -14,7 +14,7 @@ var base = time.Now()
 func nanos() int64 { return int64(time.Since(base)) }
 
 func Example() {
-	users := lru.New[string](lru.Options{MaxBytes: 64 << 20})
+	users := lru.New[string](lru.Options[string]{MaxBytes: 64 << 20})
 
 	now := nanos()
 	name := "Ada Lovelace"
@@ -31,7 +31,7 @@ func Example() {
 func ExampleNew() {
 	// With one shard the order of eviction is exactly the order of use.
 	entry := int64(len("a")) + 8 + lru.Overhead
-	c := lru.New[int](lru.Options{MaxBytes: 2 * entry, Shards: 1})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 2 * entry, Shards: 1})
 	c.Set("a", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	c.Set("b", 0, 2, lru.Terms{Size: 8, Expires: 100})
 	c.Get("a", 0)
@@ -45,7 +45,7 @@ func ExampleNew() {
 }
 
 func ExampleCache_Get() {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("k", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	fmt.Println(c.Get("k", 99))
 	fmt.Println(c.Get("k", 100))
@@ -55,14 +55,14 @@ func ExampleCache_Get() {
 }
 
 func ExampleCache_Peek() {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("k", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	fmt.Println(c.Peek("k", 99))
 	// Output: 1 true
 }
 
 func ExampleCache_Set() {
-	c := lru.New[string](lru.Options{MaxBytes: 1024})
+	c := lru.New[string](lru.Options[string]{MaxBytes: 1024})
 	fmt.Println(c.Set("k", 0, "small", lru.Terms{Size: 5, Expires: 100}))
 	fmt.Println(c.Set("k", 0, "pretends to be large", lru.Terms{Size: 4096, Expires: 100}))
 	fmt.Println(c.Len()) // what k was before is gone, too
@@ -73,7 +73,7 @@ func ExampleCache_Set() {
 }
 
 func ExampleCache_Update() {
-	c := lru.New[string](lru.Options{MaxBytes: 1024})
+	c := lru.New[string](lru.Options[string]{MaxBytes: 1024})
 	c.Set("k", 0, "v", lru.Terms{Size: 1, Expires: 100})
 	shorten := func(v string, t lru.Terms) (string, lru.Terms) {
 		t.Expires = min(t.Expires, 10)
@@ -88,14 +88,14 @@ func ExampleCache_Update() {
 }
 
 func ExampleCache_Remove() {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("k", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	fmt.Println(c.Remove("k"), c.Remove("k"))
 	// Output: true false
 }
 
 func ExampleCache_Clear() {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("k", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	c.Clear()
 	fmt.Println(c.Len(), c.Bytes())
@@ -103,7 +103,7 @@ func ExampleCache_Clear() {
 }
 
 func ExampleCache_All() {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("a", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	c.Set("b", 0, 2, lru.Terms{Size: 8, Expires: 200})
 	for k, v := range c.All(100) { // a has expired
@@ -113,7 +113,7 @@ func ExampleCache_All() {
 }
 
 func ExampleCache_Len() {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("a", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	c.Set("b", 0, 2, lru.Terms{Size: 8, Expires: 100})
 	fmt.Println(c.Len())
@@ -121,7 +121,7 @@ func ExampleCache_Len() {
 }
 
 func ExampleCache_Bytes() {
-	c := lru.New[[]byte](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[[]byte](lru.Options[[]byte]{MaxBytes: 1 << 20})
 	v := []byte("value")
 	const header = 24 // of a slice: the V itself
 	size := header + int64(cap(v))
@@ -131,7 +131,7 @@ func ExampleCache_Bytes() {
 }
 
 func ExampleCache_MinorBytes() {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("a", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	c.Set("b", 0, 2, lru.Terms{Size: 8, Expires: 100, Minor: true})
 	fmt.Println(c.MinorBytes() == int64(len("b"))+8+lru.Overhead)
@@ -140,7 +140,7 @@ func ExampleCache_MinorBytes() {
 
 func ExampleTerms() {
 	entry := int64(len("a")) + 8 + lru.Overhead
-	c := lru.New[int](lru.Options{MaxBytes: 2 * entry, MinorBytes: entry})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 2 * entry, MinorBytes: entry})
 	terms := lru.Terms{Size: 8, Expires: 100}
 	c.Set("a", 0, 1, terms)
 
@@ -158,7 +158,7 @@ func ExampleTerms() {
 }
 
 func ExampleCache_Stats() {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("a", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	c.Get("a", 100)
 	fmt.Printf("%+v\n", c.Stats())

@@ -1,18 +1,18 @@
 // Package lru is a store of values by string key, bounded by bytes: the sum of
 // what its entries are charged for never exceeds the bound, at no moment and
-// under any concurrency. Entries expire, and when room is needed the least
-// recently used make it.
+// under any concurrency. Entries expire, and when room is needed those make it
+// that are least likely to be asked for again. The name is the trade's for such a
+// store; least recent use is only one of the things it goes by: see policy.go.
 //
 // An entry is major or minor. Minor entries are for what is welcome but not
 // missed, such as copies of what lives elsewhere: they have a bound of their own
 // within that of the cache, and make room for major ones before any of these
 // does. See [Terms].
 //
-// The keys are spread over shards, each a map and a recency list behind one
-// mutex. The bounds are not divided among them: they are numbers for the whole
-// cache, taken from before an entry goes in and given back after one has gone
-// out, so that an entry of up to the whole bound fits whatever the number of
-// shards.
+// The keys are spread over shards, each behind one mutex. The bounds are not
+// divided among them: they are numbers for the whole cache, taken from before an
+// entry goes in and given back after one has gone out, so that an entry of up to
+// the whole bound fits whatever the number of shards.
 //
 // The package knows no clock, no loader and no network, and starts neither
 // goroutines nor timers. Every call that depends on time is told what time it
@@ -23,36 +23,34 @@ package lru
 
 import (
 	"hash/maphash"
-	"iter"
 	"math/bits"
 	"runtime"
 	"sync"
-	"unsafe"
 )
 
 // Overhead is what an entry is charged for beside its key and its value, in
-// bytes: the links and headers of the node it lives in, and its share of the
-// map. The V itself, which is part of the node, belongs to the size that the
-// caller names, since its size differs from cache to cache.
-const Overhead = int64(unsafe.Sizeof(entry[uintptr]{})-unsafe.Sizeof(uintptr(0))) + mapShare
-
-// mapShare is the average of what one entry costs in a map from string to
-// pointer, and of what the allocator rounds up for key, node and value. A slot
-// takes 25 bytes; where entries come and go between a third and seven eighths
-// of the slots are in use, depending on where between two doublings the map
-// is. Measured with Go 1.26 on 64 bits, all that from 49 to 92;
-// TestHeapIsWhatIsCharged holds it against the heap.
-const mapShare = 72
+// bytes: its node, without the V, which belongs to the size that the caller names;
+// its share of the index and of the sketch; and what the allocator rounds up for
+// key and value. Measured with Go 1.26 on 64 bits, all that is from 59 bytes, where
+// nothing was ever evicted, to 82; TestHeapIsWhatIsCharged holds it against the heap.
+const Overhead = 72
 
 // minorShare is the part of MaxBytes that minor entries may take by default: one
 // eighth, arbitrary.
 const minorShare = 8
 
-// maxShards bounds the default; arbitrary, 32 KiB of shards.
-const maxShards = 256
+// The default number of shards: enough for each processor to find one that is
+// free, but none with less than minShardBytes at most, for the policy of a shard
+// of few entries cannot tell what they are worth (below a few hundred it costs
+// half a point of hit ratio).
+const (
+	shardsPerProc = 16
+	maxShards     = 1024
+	minShardBytes = 1 << 20
+)
 
 // Options configures a [Cache].
-type Options struct {
+type Options[V any] struct {
 	// MaxBytes bounds the sum of len(key) + Size + [Overhead] over all
 	// entries. Zero or less keeps nothing.
 	MaxBytes int64
@@ -63,17 +61,44 @@ type Options struct {
 	MinorBytes int64
 
 	// Shards is the number of independently locked parts, rounded up to a
-	// power of two. Zero or less means four for each of GOMAXPROCS, at most
-	// 256. With one shard the order of eviction is exactly that of use within
-	// a class; with more it is so within a shard.
+	// power of two. Zero or less means 16 for each of GOMAXPROCS, at most 1,024
+	// and at most one for each MiB of MaxBytes.
 	Shards int
+
+	// OnDeparture, if it is not nil, is called once for each entry that is not in
+	// the cache any more, also for a value that another has replaced; not for a
+	// value that Set refused, and not for one that Update has changed. It runs on
+	// the goroutine whose call made the entry go, before that call returns and
+	// without any lock held: it may call the cache. Calls come from many
+	// goroutines at once, and those of two goroutines in no order.
+	OnDeparture func(key string, v V, cause Cause)
+}
+
+// A Cause is why an entry left a [Cache].
+type Cause uint8
+
+const (
+	Evicted  Cause = iota // to make room
+	Expired               // found at or after its expiry
+	Removed               // by Remove or RemoveFunc
+	Replaced              // by a Set of its key, also one that kept nothing
+	Cleared               // by Clear
+	causes
+)
+
+// String returns the name of the cause in lower case.
+func (c Cause) String() string {
+	if c >= causes {
+		return "unknown"
+	}
+	return [causes]string{"evicted", "expired", "removed", "replaced", "cleared"}[c]
 }
 
 // Terms are what an entry is kept under.
 type Terms struct {
 	// Size is the number of bytes of the value: the V itself, as
 	// [unsafe.Sizeof] has it, and what only it refers to. Less than zero counts
-	// as zero.
+	// as zero. An entry of 4 GiB and more is not kept.
 	Size int64
 
 	// Expires is when the entry is fresh no more.
@@ -88,19 +113,23 @@ type Terms struct {
 	Minor bool
 }
 
-// Stats counts what left a [Cache] without having been asked to, since the
-// cache was made.
+// Stats counts what happened to a [Cache] since it was made.
 type Stats struct {
-	Evictions   int64 // fresh entries dropped to make room for others
-	Expirations int64 // entries found expired, and dropped
+	Hits      int64 // Gets that found a fresh entry
+	MinorHits int64 // of these, a minor one
+	Misses    int64 // Gets that did not
+
+	// Entries that left, by cause.
+	Evictions, Expirations, Removals, Replacements, Cleared int64
 }
 
 // A Cache is a byte-bounded store of values by key. All methods are safe for
-// concurrent use. Keys are kept as they are given: a key that is part of a
-// larger string keeps all of it in memory.
+// concurrent use. Keys are copied.
 type Cache[V any] struct {
-	seed   maphash.Seed
-	shards []shard[V]
+	seed        maphash.Seed
+	shards      []shard[V]
+	onDeparture func(key string, v V, cause Cause)
+	minorBytes  int64 // as Options had it
 
 	_ [64]byte // a hit reads what is above; every insertion writes what is below
 
@@ -114,60 +143,97 @@ type Cache[V any] struct {
 }
 
 // New returns an empty cache.
-func New[V any](opts Options) *Cache[V] {
+func New[V any](opts Options[V]) *Cache[V] {
 	n := opts.Shards
 	if n <= 0 {
-		n = min(4*runtime.GOMAXPROCS(0), maxShards)
+		n = min(shardsPerProc*runtime.GOMAXPROCS(0), maxShards)
+		if fit := int(min(opts.MaxBytes/minShardBytes, maxShards)); n > fit {
+			n = 1 << max(bits.Len(uint(max(fit, 1)))-1, 0) // rounded down: none is to have less
+		}
 	}
 	c := &Cache[V]{
-		seed:   maphash.MakeSeed(),
-		shards: make([]shard[V], 1<<bits.Len(uint(n-1))),
+		seed:        maphash.MakeSeed(),
+		shards:      make([]shard[V], 1<<bits.Len(uint(n-1))),
+		onDeparture: opts.OnDeparture,
+		minorBytes:  opts.MinorBytes,
 	}
-	c.budget.all.max = max(opts.MaxBytes, 0)
-	c.budget.minor.max = min(max(opts.MinorBytes, 0), c.budget.all.max)
-	if opts.MinorBytes == 0 {
-		c.budget.minor.max = c.budget.all.max / minorShare
+	for i := range c.shards {
+		c.shards[i].watched = opts.OnDeparture != nil
 	}
+	c.bound(opts.MaxBytes)
 	return c
 }
 
-// Get returns the value of key if it is there and has not expired, and makes it
-// the most recently used of its class and shard. An expired entry is dropped and
-// counted as an expiration. Get does not allocate.
-func (c *Cache[V]) Get(key string, now int64) (V, bool) {
-	var v V
-	s := &c.shards[c.home(key)]
-	s.mu.Lock()
-	e := c.freshLocked(s, key, now)
-	if e == nil {
-		s.mu.Unlock()
-		return v, false
+// bound sets the budgets.
+func (c *Cache[V]) bound(maxBytes int64) {
+	maxBytes = max(maxBytes, 0)
+	minor := min(max(c.minorBytes, 0), maxBytes)
+	if c.minorBytes == 0 {
+		minor = maxBytes / minorShare
 	}
-	s.ring(e.minor).toFront(e)
-	v = e.v
+	c.budget.all.max.Store(maxBytes)
+	c.budget.minor.max.Store(minor)
+}
+
+// Get returns the value of key if it is there and has not expired, and counts as
+// a use. An expired entry is dropped. Get does not allocate.
+func (c *Cache[V]) Get(key string, now int64) (V, bool) {
+	v, _, ok := c.GetTerms(key, now)
+	return v, ok
+}
+
+// GetTerms is Get for those who want to know until when the entry is kept, too.
+func (c *Cache[V]) GetTerms(key string, now int64) (v V, expires int64, ok bool) {
+	s, hash := c.home(key)
+	s.mu.Lock()
+	r := s.findLocked(hash, key)
+	if r == 0 {
+		s.misses++
+		s.mu.Unlock()
+		return v, 0, false
+	}
+	n := s.slab.node(r)
+	if n.expired(now) {
+		s.misses++
+		c.budget.release(s.removeLocked(r, Expired))
+		c.unlock(s)
+		return v, 0, false
+	}
+	if n.uses < maxUses {
+		n.uses++
+	}
+	s.hits[n.queue]++
+	v, expires = n.v, n.expires
 	s.mu.Unlock()
-	return v, true
+	return v, expires, true
 }
 
 // Peek returns the value of key if it is there and has not expired, and changes
 // nothing.
 func (c *Cache[V]) Peek(key string, now int64) (V, bool) {
-	var v V
-	s := &c.shards[c.home(key)]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.entries[key]
-	if e == nil || e.expired(now) {
-		return v, false
-	}
-	return e.v, true
+	v, _, ok := c.PeekTerms(key, now)
+	return v, ok
 }
 
-// Set stores v under key on the terms t, as the most recently used of its class
-// and shard, and makes room for it. What it replaces may be of either class.
-// Each Set also looks at a few entries of the shard, in turn, and drops those
-// that have expired, so that what is never asked for again does not stay for
-// ever.
+// PeekTerms is to Peek what [Cache.GetTerms] is to Get.
+func (c *Cache[V]) PeekTerms(key string, now int64) (v V, expires int64, ok bool) {
+	s, hash := c.home(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.findLocked(hash, key)
+	if r == 0 || s.slab.node(r).expired(now) {
+		return v, 0, false
+	}
+	n := s.slab.node(r)
+	return n.v, n.expires, true
+}
+
+// Set stores v under key on the terms t and makes room for it. What it replaces may
+// be of either class. A key that is new to the cache begins in a queue for what has
+// yet to prove itself; one that was there keeps its place.
+//
+// Each Set also looks at a few entries of the shard, in turn, and drops those that
+// have expired, so that what is never asked for again does not stay for ever.
 //
 // Set reports whether v was kept. It is not if it would exceed MaxBytes by
 // itself, or MinorBytes if it is minor, or has expired already, or, which takes
@@ -176,155 +242,162 @@ func (c *Cache[V]) Peek(key string, now int64) (V, bool) {
 func (c *Cache[V]) Set(key string, now int64, v V, t Terms) bool {
 	bytes := charge(key, t.Size)
 	if !c.admits(bytes, t) || t.Expires <= now {
-		c.Remove(key)
+		c.remove(key, Replaced)
 		return false
 	}
-	home := c.home(key)
-	s := &c.shards[home]
+	at, hash := c.spot(key)
+	s := &c.shards[at]
 
 	s.mu.Lock()
 	c.budget.release(s.sweepLocked(now))
 	// What is replaced pays for its successor: only the difference is taken,
 	// or given back once the smaller one is in place.
-	e := s.entries[key]
-	growth := roomOf(bytes, t.Minor).minus(e.charged())
-	if c.roomLocked(s, growth, e, now) {
-		s.putLocked(e, key, v, bytes, t)
+	r := s.findLocked(hash, key)
+	if r == 0 && !t.Minor {
+		entries, small := s.majorsLocked()
+		s.policy.missed(hash, entries, small)
+	}
+	growth := roomOf(bytes, t.Minor).minus(s.chargedLocked(r))
+	if c.roomLocked(s, growth, r, now) {
+		s.putLocked(r, hash, key, v, bytes, t)
 		c.budget.release(room{}.minus(growth))
-		s.mu.Unlock()
+		c.unlock(s)
 		return true
 	}
-	if e != nil {
-		c.budget.release(s.removeLocked(e))
+	if r != 0 {
+		c.budget.release(s.removeLocked(r, Replaced))
 	}
-	s.mu.Unlock()
+	c.unlock(s)
+	return c.setGathered(key, now, v, t)
+}
+
+// setGathered is Set for an entry for which its own shard cannot make room.
+func (c *Cache[V]) setGathered(key string, now int64, v V, t Terms) bool {
+	bytes := charge(key, t.Size)
+	at, hash := c.spot(key)
+	s := &c.shards[at]
 
 	c.gathering.Lock()
-	defer c.gathering.Unlock()
-	if !c.gather(roomOf(bytes, t.Minor), home+1, nil, now) {
-		return false
+	ok, gone := c.gather(roomOf(bytes, t.Minor), at, 0, now)
+	if ok {
+		s.mu.Lock()
+		// Another Set of the key may have come in between; it came first, then.
+		r := s.findLocked(hash, key)
+		replaced := s.chargedLocked(r)
+		s.putLocked(r, hash, key, v, bytes, t)
+		c.budget.release(replaced)
+		gone = append(gone, s.takeGoneLocked()...)
+		s.mu.Unlock()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	// Another Set of the key may have come in between; it came first, then.
-	e = s.entries[key]
-	replaced := e.charged()
-	s.putLocked(e, key, v, bytes, t)
-	c.budget.release(replaced)
-	return true
+	c.gathering.Unlock()
+	c.report(gone)
+	return ok
 }
 
 // Update replaces value and terms of the fresh entry of key by what f makes of
 // them, in one step as other calls see it, and without counting as a use; but an
-// entry that changes class becomes the most recently used of its new one. It
-// reports whether it did: not if key has no fresh entry, and not if there is no
-// room to be made for what the entry would grow by, or for a minor one within
-// MinorBytes, in which case it stays exactly as it was. An expiry that has
-// passed is kept like any other, and the entry is expired.
+// entry that changes class begins anew in the other. It reports whether it did: not
+// if key has no fresh entry, and not if there is no room to be made for what the
+// entry would grow by, or for a minor one within MinorBytes, in which case it stays
+// exactly as it was. An expiry that has passed is kept like any other, and the entry
+// is expired.
 //
 // f runs with the shard locked: it must be quick and must not call the cache.
 // It may run twice, the second time perhaps on another value, so it should do
 // nothing but compute; what it notes for the caller counts only if Update
 // returns true. It must not write to what v refers to, which readers share.
 func (c *Cache[V]) Update(key string, now int64, f func(v V, t Terms) (V, Terms)) bool {
-	home := c.home(key)
-	e, short := c.update(home, key, now, room{}, f)
+	r, short := c.update(key, now, room{}, f)
 	if short == (room{}) {
-		return e != nil
+		return r != 0
 	}
+	at, _ := c.spot(key)
+	return c.updateGathered(key, now, short, at, r, f)
+}
+
+func (c *Cache[V]) updateGathered(key string, now int64, short room, at int, r ref, f func(v V, t Terms) (V, Terms)) bool {
+	var gone []departure[V]
+	defer func() { c.report(gone) }() // deferred because f may panic, and after the unlock
 	c.gathering.Lock()
 	defer c.gathering.Unlock()
-	if !c.gather(short, home+1, e, now) {
+	var ok bool
+	if ok, gone = c.gather(short, at, r, now); !ok {
 		return false
 	}
-	e, short = c.update(home, key, now, short, f)
-	return e != nil && short == room{}
+	r, short = c.update(key, now, short, f)
+	return r != 0 && short == room{}
 }
 
 // update applies f to the fresh entry of key if the entry's growth fits in what
 // can be taken at once and have, taken before, which it uses or gives back. Else
 // it returns the entry as it was and what it would grow by.
-func (c *Cache[V]) update(home int, key string, now int64, have room, f func(V, Terms) (V, Terms)) (*entry[V], room) {
-	s := &c.shards[home]
+func (c *Cache[V]) update(key string, now int64, have room, f func(V, Terms) (V, Terms)) (ref, room) {
+	s, hash := c.home(key)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	rest := have
-	defer func() { c.budget.release(rest) }() // deferred because f may panic
+	defer func() { // deferred because f may panic
+		c.budget.release(rest)
+		c.unlock(s)
+	}()
 
-	e := c.freshLocked(s, key, now)
-	if e == nil {
-		return nil, room{}
+	r := s.findLocked(hash, key)
+	if r == 0 {
+		return 0, room{}
 	}
-	v, t := f(e.v, Terms{Size: e.bytes - int64(len(key)) - Overhead, Expires: e.expires, Minor: e.minor})
+	if s.slab.node(r).expired(now) {
+		c.budget.release(s.removeLocked(r, Expired))
+		return 0, room{}
+	}
+	v, t := f(s.slab.node(r).v, s.termsLocked(r))
 	bytes := charge(key, t.Size)
 	if !c.admits(bytes, t) {
-		return nil, room{}
+		return 0, room{}
 	}
-	growth := roomOf(bytes, t.Minor).minus(e.charged())
-	if !c.roomLocked(s, growth.minus(have), e, now) {
-		return e, growth.max(room{})
+	growth := roomOf(bytes, t.Minor).minus(s.chargedLocked(r))
+	if !c.roomLocked(s, growth.minus(have), r, now) {
+		return r, growth.max(room{})
 	}
-	s.amendLocked(e, v, bytes, t)
+	s.amendLocked(r, v, bytes, t)
 	rest = have.minus(growth)
-	return e, room{}
+	return r, room{}
 }
 
 // Remove drops the entry of key and reports whether there was one, fresh or
 // expired.
-func (c *Cache[V]) Remove(key string) bool {
-	s := &c.shards[c.home(key)]
+func (c *Cache[V]) Remove(key string) bool { return c.remove(key, Removed) }
+
+func (c *Cache[V]) remove(key string, cause Cause) bool {
+	s, hash := c.home(key)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.entries[key]
-	if e == nil {
+	defer c.unlock(s)
+	r := s.findLocked(hash, key)
+	if r == 0 {
 		return false
 	}
-	c.budget.release(s.removeLocked(e))
+	c.budget.release(s.removeLocked(r, cause))
 	return true
 }
 
-// Clear drops everything, in constant time for each shard. It is not one step:
-// what is set meanwhile may stay or go.
+// Clear drops everything, in constant time for each shard if there is no
+// OnDeparture. It is not one step: what is set meanwhile may stay or go.
 func (c *Cache[V]) Clear() {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
 		c.budget.release(s.clearLocked())
-		s.mu.Unlock()
+		c.unlock(s)
 	}
 }
 
-// All iterates over the entries that are fresh at now, shard by shard, the major
-// ones of a shard before the minor ones and the most recently used first. It counts as no use. A shard is copied when
-// the iteration reaches it and no lock is held while the loop's body runs, so
-// the body may call the cache, and may meet an entry that is there no more.
-func (c *Cache[V]) All(now int64) iter.Seq2[string, V] {
-	type pair struct {
-		key string
-		v   V
-	}
-	return func(yield func(string, V) bool) {
-		var pairs []pair
-		for i := range c.shards {
-			s := &c.shards[i]
-			clear(pairs) // do not keep the last shard's values alive
-			pairs = pairs[:0]
-			s.mu.Lock()
-			for i := range s.rings {
-				for e := range s.rings[i].all() {
-					if !e.expired(now) {
-						pairs = append(pairs, pair{e.key, e.v})
-					}
-				}
-			}
-			s.mu.Unlock()
-			for _, p := range pairs {
-				if !yield(p.key, p.v) {
-					return
-				}
-			}
-		}
-	}
+// Resize changes MaxBytes, and MinorBytes with it where that was given as a part of
+// it. When it returns, what is held is within the new bound. The number of shards
+// stays what it is.
+func (c *Cache[V]) Resize(maxBytes, now int64) {
+	c.gathering.Lock()
+	c.bound(maxBytes)
+	gone := c.shrink(now)
+	c.gathering.Unlock()
+	c.report(gone)
 }
 
 // Len returns the number of entries, expired ones that were not found yet
@@ -334,7 +407,7 @@ func (c *Cache[V]) Len() int {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		n += len(s.entries)
+		n += s.index.n
 		s.mu.Unlock()
 	}
 	return n
@@ -359,31 +432,46 @@ func (c *Cache[V]) Stats() Stats {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		st.Evictions += s.evictions
-		st.Expirations += s.expirations
+		for _, n := range s.hits {
+			st.Hits += n
+		}
+		st.MinorHits += s.hits[minorQueue]
+		st.Misses += s.misses
+		st.Evictions += s.left[Evicted]
+		st.Expirations += s.left[Expired]
+		st.Removals += s.left[Removed]
+		st.Replacements += s.left[Replaced]
+		st.Cleared += s.left[Cleared]
 		s.mu.Unlock()
 	}
 	return st
 }
 
-// home returns the index of key's shard.
-func (c *Cache[V]) home(key string) int {
-	return int(maphash.String(c.seed, key) & uint64(len(c.shards)-1))
+// spot returns the index of key's shard, and its hash within the shard.
+func (c *Cache[V]) spot(key string) (at int, hash uint32) {
+	h := maphash.String(c.seed, key)
+	return int(h & uint64(len(c.shards)-1)), uint32(h >> 32)
+}
+
+func (c *Cache[V]) home(key string) (s *shard[V], hash uint32) {
+	at, hash := c.spot(key)
+	return &c.shards[at], hash
 }
 
 // admits reports whether an entry is within the bounds by itself.
 func (c *Cache[V]) admits(bytes int64, t Terms) bool {
-	return bytes <= c.budget.all.max && (!t.Minor || bytes <= c.budget.minor.max)
+	return bytes <= min(c.budget.all.max.Load(), maxCharge) && (!t.Minor || bytes <= c.budget.minor.max.Load())
 }
 
-// freshLocked returns the entry of key, or nil if there is none that has not
-// expired. An expired one is dropped.
-func (c *Cache[V]) freshLocked(s *shard[V], key string, now int64) *entry[V] {
-	e := s.entries[key]
-	if e == nil || !e.expired(now) {
-		return e
+// unlock releases a shard's mutex and then reports who has gone meanwhile.
+func (c *Cache[V]) unlock(s *shard[V]) {
+	gone := s.takeGoneLocked()
+	s.mu.Unlock()
+	c.report(gone)
+}
+
+func (c *Cache[V]) report(gone []departure[V]) {
+	for _, d := range gone {
+		c.onDeparture(d.key, d.v, d.cause)
 	}
-	s.expirations++
-	c.budget.release(s.removeLocked(e))
-	return nil
 }

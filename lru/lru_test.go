@@ -36,7 +36,7 @@ func TestEntryOfTheWholeBudgetFitsWithAnyShards(t *testing.T) {
 	const maxBytes = 1 << 20
 	for _, shards := range []int{0, 1, 2, 64, 1024} {
 		t.Run(strconv.Itoa(shards), func(t *testing.T) {
-			c := lru.New[int](lru.Options{MaxBytes: maxBytes, Shards: shards})
+			c := lru.New[int](lru.Options[int]{MaxBytes: maxBytes, Shards: shards})
 			fill(t, c, 10_000)
 			size := maxBytes - charge("large", 0)
 			if !c.Set("large", 0, 1, major(size, never)) {
@@ -63,7 +63,7 @@ func TestEntryOfTheWholeBudgetFitsWithAnyShards(t *testing.T) {
 }
 
 func TestLargeEntryTakesALittleFromEveryShard(t *testing.T) {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20, Shards: 16})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20, Shards: 16})
 	fill(t, c, 10_000)
 	before := c.ShardLens()
 	if !c.Set("large", 0, 0, major(1<<18, never)) {
@@ -78,7 +78,7 @@ func TestLargeEntryTakesALittleFromEveryShard(t *testing.T) {
 
 func TestUpdateTakesRoomFromOtherShards(t *testing.T) {
 	const maxBytes = 1 << 16
-	c := lru.New[int](lru.Options{MaxBytes: maxBytes, Shards: 64})
+	c := lru.New[int](lru.Options[int]{MaxBytes: maxBytes, Shards: 64})
 	fill(t, c, 1000)
 	c.Set("k", 0, 1, major(0, never))
 	size := maxBytes - charge("k", 0)
@@ -104,7 +104,7 @@ func TestUpdateTakesRoomFromOtherShards(t *testing.T) {
 // hold the room for as long as a Set looks for it.
 func TestSetGivesUpWhereNoRoomIsToBeFound(t *testing.T) {
 	const maxBytes = 1 << 16
-	c := lru.New[int](lru.Options{MaxBytes: maxBytes, Shards: 4})
+	c := lru.New[int](lru.Options[int]{MaxBytes: maxBytes, Shards: 4})
 	release, ok := c.Hold(maxBytes / 2)
 	if !ok {
 		t.Fatal("half of an empty cache is not free")
@@ -124,7 +124,7 @@ func TestSetGivesUpWhereNoRoomIsToBeFound(t *testing.T) {
 }
 
 func TestUpdateDoesNotCountAsUse(t *testing.T) {
-	c := lru.New[int](lru.Options{MaxBytes: 2 * charge("a", 0), Shards: 1})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 2 * charge("a", 0), Shards: 1})
 	c.Set("a", 0, 1, major(0, never))
 	c.Set("b", 0, 2, major(0, never))
 	c.Update("a", 0, func(int, lru.Terms) (int, lru.Terms) { return 3, major(0, never) })
@@ -136,7 +136,7 @@ func TestUpdateDoesNotCountAsUse(t *testing.T) {
 
 func TestPanicInUpdateLeavesTheCacheWhole(t *testing.T) {
 	for _, size := range []int64{10, 5000} { // the second makes f run twice
-		c := lru.New[int](lru.Options{MaxBytes: 8192, Shards: 64})
+		c := lru.New[int](lru.Options[int]{MaxBytes: 8192, Shards: 64})
 		fill(t, c, 100)
 		c.Set("k", 0, 7, major(100, never))
 		runs := 0
@@ -173,7 +173,7 @@ func TestPanicInUpdateLeavesTheCacheWhole(t *testing.T) {
 
 func TestSweepFindsWhatIsNeverAskedFor(t *testing.T) {
 	const n = 1000
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 30, Shards: 1})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 30, Shards: 1})
 	c.Set("last and forever", -20, 0, major(0, never)) // a sweep of the last entries alone would stop here
 	for i := range n {
 		c.Set(strconv.Itoa(i), -20, i, major(0, -10))
@@ -196,7 +196,7 @@ func TestSweepFindsWhatIsNeverAskedFor(t *testing.T) {
 }
 
 func TestSweepKeepsUpWithInsertions(t *testing.T) {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 30, Shards: 1})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 30, Shards: 1})
 	const life = 100
 	for now := range int64(100_000) {
 		c.Set(strconv.FormatInt(now, 10), now, 0, major(0, now+life))
@@ -208,7 +208,7 @@ func TestSweepKeepsUpWithInsertions(t *testing.T) {
 
 func TestExpiredVictimIsAnExpiration(t *testing.T) {
 	size := charge("0", 0)
-	c := lru.New[int](lru.Options{MaxBytes: 8 * size, Shards: 1})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 8 * size, Shards: 1})
 	for i := range 8 {
 		c.Set(strconv.Itoa(i), 0, i, major(0, int64(10+i)))
 	}
@@ -223,7 +223,7 @@ func TestExpiredVictimIsAnExpiration(t *testing.T) {
 
 func TestEntryExpiresAtItsExpiry(t *testing.T) {
 	for _, at := range []int64{math.MinInt64 + 1, -852_076_800_000_000_000, 0, 1, math.MaxInt64 - 1} {
-		c := lru.New[int](lru.Options{MaxBytes: 1000})
+		c := lru.New[int](lru.Options[int]{MaxBytes: 1000})
 		if c.Set("k", at, 1, major(0, at)) {
 			t.Errorf("Set of an entry that expires now, at %d, = true, want false", at)
 		}
@@ -246,7 +246,7 @@ func TestEntryExpiresAtItsExpiry(t *testing.T) {
 
 func TestNothingIsKeptWithoutBytes(t *testing.T) {
 	for _, maxBytes := range []int64{math.MinInt64, -1, 0, lru.Overhead - 1} {
-		c := lru.New[int](lru.Options{MaxBytes: maxBytes})
+		c := lru.New[int](lru.Options[int]{MaxBytes: maxBytes})
 		if c.Set("", 0, 1, major(0, never)) || c.Set("k", 0, 1, major(-1000, never)) || c.Len() != 0 || c.Bytes() != 0 {
 			t.Errorf("MaxBytes %d: Len(), Bytes() = %d, %d, want nothing kept", maxBytes, c.Len(), c.Bytes())
 		}
@@ -254,7 +254,7 @@ func TestNothingIsKeptWithoutBytes(t *testing.T) {
 }
 
 func TestAbsurdSizesAreHarmless(t *testing.T) {
-	c := lru.New[int](lru.Options{MaxBytes: math.MaxInt64, Shards: 1})
+	c := lru.New[int](lru.Options[int]{MaxBytes: math.MaxInt64, Shards: 1})
 	c.Set("a", 0, 1, major(math.MinInt64, never))
 	if got, want := c.Bytes(), charge("a", 0); got != want {
 		t.Errorf("Bytes() = %d after a negative size, want %d", got, want)
@@ -267,20 +267,20 @@ func TestAbsurdSizesAreHarmless(t *testing.T) {
 
 func TestShardsAreAPowerOfTwo(t *testing.T) {
 	for shards, want := range map[int]int{1: 1, 2: 2, 3: 4, 64: 64, 65: 128} {
-		c := lru.New[int](lru.Options{Shards: shards})
+		c := lru.New[int](lru.Options[int]{Shards: shards})
 		if got := len(c.ShardLens()); got != want {
 			t.Errorf("Shards %d makes %d, want %d", shards, got, want)
 		}
 	}
 	for _, shards := range []int{0, -1, math.MinInt} {
-		if n := len(lru.New[int](lru.Options{Shards: shards}).ShardLens()); n < 4 || n > 256 || n&(n-1) != 0 {
+		if n := len(lru.New[int](lru.Options[int]{Shards: shards}).ShardLens()); n < 4 || n > 256 || n&(n-1) != 0 {
 			t.Errorf("Shards %d makes %d, want a power of two from 4 to 256", shards, n)
 		}
 	}
 }
 
 func TestBodyOfAllMayChangeTheCache(t *testing.T) {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	fill(t, c, 100)
 	seen := 0
 	for k := range c.All(0) {
@@ -306,7 +306,7 @@ func TestBodyOfAllMayChangeTheCache(t *testing.T) {
 }
 
 func TestClearLeavesAnEmptyCacheThatWorks(t *testing.T) {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	fill(t, c, 1000)
 	c.Clear()
 	if c.Len() != 0 || c.Bytes() != 0 || c.Stats() != (lru.Stats{}) {
@@ -321,7 +321,7 @@ func TestClearLeavesAnEmptyCacheThatWorks(t *testing.T) {
 }
 
 func TestEmptyKeyIsAKey(t *testing.T) {
-	c := lru.New[string](lru.Options{MaxBytes: 1000})
+	c := lru.New[string](lru.Options[string]{MaxBytes: 1000})
 	c.Set("", 0, "v", major(1, never))
 	if v, ok := c.Get("", 0); v != "v" || !ok {
 		t.Errorf(`Get("") = %q, %t, want v`, v, ok)

@@ -52,7 +52,7 @@ func TestHeapIsWhatIsCharged(t *testing.T) {
 	for _, n := range []int{200_000, 240_000, 280_000, 320_000, 360_000} {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			base := liveHeap()
-			c := lru.New[record](lru.Options{MaxBytes: 1 << 40, Shards: 16})
+			c := lru.New[record](lru.Options[record]{MaxBytes: 1 << 40, Shards: 16})
 			for i := range n {
 				v, size := newRecord(i % 128)
 				c.Set(fmt.Sprintf("user:%012d", i), 0, v, major(size, never))
@@ -66,7 +66,7 @@ func TestHeapIsWhatIsChargedAfterTurnover(t *testing.T) {
 	for _, maxBytes := range []int64{26 << 20, 32 << 20, 38 << 20} {
 		t.Run(strconv.FormatInt(maxBytes, 10), func(t *testing.T) {
 			base := liveHeap()
-			c := lru.New[record](lru.Options{MaxBytes: maxBytes, Shards: 16})
+			c := lru.New[record](lru.Options[record]{MaxBytes: maxBytes, Shards: 16})
 			for i := range 400_000 {
 				v, size := newRecord(i % 128)
 				c.Set(fmt.Sprintf("user:%012d", i), 0, v, major(size, never))
@@ -89,7 +89,7 @@ func TestHeapIsWhatIsChargedAfterTurnover(t *testing.T) {
 }
 
 func TestHitDoesNotAllocate(t *testing.T) {
-	c := lru.New[record](lru.Options{MaxBytes: 1 << 20})
+	c := lru.New[record](lru.Options[record]{MaxBytes: 1 << 20})
 	v, size := newRecord(100)
 	for i := range 100 {
 		c.Set(strconv.Itoa(i), 0, v, major(size, never))

@@ -27,7 +27,7 @@ func count(c *lru.Cache[value]) (majors, minors int) {
 func fillBoth(t *testing.T, shards int) (*lru.Cache[value], int64) {
 	t.Helper()
 	one := charge("M000", 100)
-	c := lru.New[value](lru.Options{MaxBytes: 1000 * one, MinorBytes: 100 * one, Shards: shards})
+	c := lru.New[value](lru.Options[value]{MaxBytes: 1000 * one, MinorBytes: 100 * one, Shards: shards})
 	for i := range 1000 {
 		c.Set("M"+strconv.Itoa(1000 + i)[1:], 0, value{}, major(100, never))
 	}
@@ -151,7 +151,7 @@ func TestUpdateThatFindsNoRoomChangesNothing(t *testing.T) {
 
 func TestMinorBytesHasADefault(t *testing.T) {
 	for minorBytes, want := range map[int64]int64{0: 1 << 17, 1 << 16: 1 << 16, 1 << 40: 1 << 20, -1: 0, math.MinInt64: 0} {
-		c := lru.New[int](lru.Options{MaxBytes: 1 << 20, MinorBytes: minorBytes})
+		c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20, MinorBytes: minorBytes})
 		size := want - charge("k", 0)
 		if got := c.Set("k", 0, 1, minor(size, never)); got != (want > 0) || c.MinorBytes() != want {
 			t.Errorf("MinorBytes %d: Set of %d minor bytes = %t, want %t", minorBytes, want, got, want > 0)
@@ -166,7 +166,7 @@ func TestMinorBytesHasADefault(t *testing.T) {
 }
 
 func TestSweepFindsBothClasses(t *testing.T) {
-	c := lru.New[int](lru.Options{MaxBytes: 1 << 30, Shards: 1})
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 30, Shards: 1})
 	for i := range 1000 {
 		c.Set("major "+strconv.Itoa(i), 0, i, major(0, 10))
 		c.Set("minor "+strconv.Itoa(i), 0, i, minor(0, 10))
@@ -187,7 +187,7 @@ func TestMajorEntriesSurviveWhileMinorOnesAreLeft(t *testing.T) {
 	const shards, each = 16, 100
 	for range 10 {
 		one := charge("1000", 100)
-		c := lru.New[value](lru.Options{MaxBytes: 1000 * one, MinorBytes: 500 * one, Shards: shards})
+		c := lru.New[value](lru.Options[value]{MaxBytes: 1000 * one, MinorBytes: 500 * one, Shards: shards})
 		for i := range 500 {
 			c.Set(strconv.Itoa(1000+i), 0, value{}, major(100, never))
 		}
@@ -216,7 +216,7 @@ func TestMajorEntriesSurviveWhileMinorOnesAreLeft(t *testing.T) {
 
 func TestMinorSetsDoNotStarve(t *testing.T) {
 	const maxBytes, minorBytes = 1 << 16, 1 << 13
-	c := lru.New[int](lru.Options{MaxBytes: maxBytes, MinorBytes: minorBytes, Shards: 16})
+	c := lru.New[int](lru.Options[int]{MaxBytes: maxBytes, MinorBytes: minorBytes, Shards: 16})
 	var large, small sync.WaitGroup
 	var done atomic.Bool
 	for g := range 4 {

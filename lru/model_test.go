@@ -134,7 +134,7 @@ func TestOneShardIsAMapWithTheOrderOfUse(t *testing.T) {
 		m := model{max: 2000, values: map[string]value{}}
 		minorBytes := rapid.SampledFrom([]int64{0, -1, 600, 1500, 3000}).Draw(t, "MinorBytes")
 		m.minorMax = map[int64]int64{0: 250, -1: 0, 600: 600, 1500: 1500, 3000: 2000}[minorBytes]
-		c := lru.New[value](lru.Options{MaxBytes: m.max, MinorBytes: minorBytes, Shards: 1})
+		c := lru.New[value](lru.Options[value]{MaxBytes: m.max, MinorBytes: minorBytes, Shards: 1})
 		n := 0
 		draw := func(t *rapid.T) (string, value) {
 			n++
@@ -217,7 +217,7 @@ func TestOneShardIsAMapWithTheOrderOfUse(t *testing.T) {
 func TestEntriesExpireOnTime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := model{max: 1 << 20, minorMax: 1 << 19, values: map[string]value{}}
-		c := lru.New[value](lru.Options{MaxBytes: m.max, MinorBytes: m.minorMax, Shards: rapid.SampledFrom([]int{0, 1, 2, 8}).Draw(t, "shards")})
+		c := lru.New[value](lru.Options[value]{MaxBytes: m.max, MinorBytes: m.minorMax, Shards: rapid.SampledFrom([]int{0, 1, 2, 8}).Draw(t, "shards")})
 		now := rapid.SampledFrom([]int64{-27 * 365 * 24 * 3600 * 1e9, -20, 0, 1e18}).Draw(t, "start")
 		n := 0
 		draw := func(t *rapid.T) (string, value) {
@@ -311,7 +311,7 @@ func TestManyShardsShareOneBudget(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const maxBytes, minorBytes = 3000, 1000
 		shards := rapid.SampledFrom([]int{2, 8, 64}).Draw(t, "shards")
-		c := lru.New[value](lru.Options{MaxBytes: maxBytes, MinorBytes: minorBytes, Shards: shards})
+		c := lru.New[value](lru.Options[value]{MaxBytes: maxBytes, MinorBytes: minorBytes, Shards: shards})
 		before := maps.Collect(c.All(0))
 		for n := range rapid.IntRange(1, 100).Draw(t, "calls") {
 			k, v := keys.Draw(t, "key"), value{n, sizes.Draw(t, "size"), never, minors.Draw(t, "minor")}

@@ -1,126 +1,196 @@
 package lru
 
-import (
-	"maps"
-	"sync"
-)
+import "sync"
 
-// This file is one shard: a map for finding, and a ring for each class. It
-// counts its own bytes but knows nothing of the budgets: what a method frees it
-// returns, and the caller gives it back.
+// This file is one shard: a slab of nodes, an index to find them, queues to order
+// them. It counts its own bytes but knows nothing of the budgets: what a method frees
+// it returns, and the caller gives it back. Which entry goes is in policy.go.
 
-const (
-	// sweepSteps is how many entries of each class a Set looks at for expired
-	// ones. It must be more than the one entry a Set adds, for the hand to get
-	// round.
-	sweepSteps = 2
-
-	// shrinkFrom is the number of entries below which a map is left as it is:
-	// less than a hundred KiB.
-	shrinkFrom = 1024
-)
+// sweepSteps is how many nodes a Set looks at for expired entries. It must be more
+// than the one entry that a Set adds, for the sweep to get round.
+const sweepSteps = 3
 
 type shard[V any] struct {
-	mu      sync.Mutex // guards the fields below
-	entries map[string]*entry[V]
-	rings   [2]ring[V] // of the major and of the minor entries
-	peak    int        // the most entries since the map was made
+	mu     sync.Mutex // guards the fields below
+	index  index
+	slab   slab[V]
+	hits   [queues]int64 // by queue, where the entry was found
+	misses int64
+	queues [queues]queue
+	policy policy
 
-	evictions, expirations int64
+	swept ref    // where the sweep is
+	stamp uint32 // counts the values stored
+	left  [causes]int64
+
+	// gone are entries whose departure is to be reported once the mutex is
+	// released; nil where nobody wants to know.
+	gone    []departure[V]
+	watched bool
 
 	_ [64]byte // the next shard's mutex is on another cache line
 }
 
-func (s *shard[V]) ring(minor bool) *ring[V] {
-	if minor {
-		return &s.rings[1]
-	}
-	return &s.rings[0]
+// A departure is an entry that is not in the cache any more.
+type departure[V any] struct {
+	key   string
+	v     V
+	cause Cause
 }
 
-// putLocked makes e, or a new entry if e is nil, the most recently used one of
-// its class with these contents. The bytes have been taken from the budgets.
-func (s *shard[V]) putLocked(e *entry[V], key string, v V, bytes int64, t Terms) {
-	if e != nil {
-		s.ring(e.minor).unlink(e)
-	} else {
-		e = &entry[V]{key: key}
-		if s.entries == nil {
-			s.entries = make(map[string]*entry[V])
+// findLocked returns the place of key, 0 if it is not there.
+func (s *shard[V]) findLocked(hash uint32, key string) ref {
+	x := &s.index
+	if len(x.slots) == 0 {
+		return 0
+	}
+	for i := x.home(hash); ; i = x.next(i) {
+		word := x.slots[i]
+		if word == 0 {
+			return 0
 		}
-		s.entries[key] = e
-		s.peak = max(s.peak, len(s.entries))
+		if uint32(word>>32) == hash && s.slab.holds(ref(word), key) {
+			return ref(word)
+		}
 	}
-	e.v, e.bytes, e.expires, e.minor = v, bytes, t.Expires, t.Minor
-	s.ring(e.minor).link(e)
 }
 
-// amendLocked gives e other contents where it is in the order of use. Only if it
-// changes class, and so has no place in the order, does it go to the front.
-func (s *shard[V]) amendLocked(e *entry[V], v V, bytes int64, t Terms) {
-	if t.Minor != e.minor {
-		s.putLocked(e, e.key, v, bytes, t)
+// putLocked stores v at r, or in a new node if r is 0. What is replaced stays where
+// it is in its queue, unless it changes class. The bytes have been taken from the
+// budgets.
+func (s *shard[V]) putLocked(r ref, hash uint32, key string, v V, bytes int64, t Terms) {
+	if r != 0 {
+		s.noteLocked(r, Replaced)
+		s.amendLocked(r, v, bytes, t)
 		return
 	}
-	s.ring(e.minor).bytes += bytes - e.bytes
-	e.v, e.bytes, e.expires = v, bytes, t.Expires
+	r = s.slab.add(key)
+	n := s.slab.node(r)
+	n.v, n.bytes, n.expires, n.hash, n.uses = v, uint32(bytes), t.Expires, hash, 0
+	s.stampLocked(n)
+	s.index.add(hash, r)
+	s.pushLocked(firstQueue(t.Minor), r)
 }
 
-// removeLocked drops e and returns what it was charged for.
-func (s *shard[V]) removeLocked(e *entry[V]) room {
-	s.ring(e.minor).unlink(e)
-	delete(s.entries, e.key)
-	// A map never gives memory back. Where many small entries made way for few
-	// large ones, that would be memory nobody is charged for.
-	if s.peak > shrinkFrom && len(s.entries) < s.peak/4 {
-		m := make(map[string]*entry[V], len(s.entries))
-		maps.Copy(m, s.entries)
-		s.entries, s.peak = m, len(m)
+func (s *shard[V]) stampLocked(n *node[V]) {
+	s.stamp++
+	n.stamp = s.stamp
+}
+
+func firstQueue(minor bool) queueID {
+	if minor {
+		return minorQueue
 	}
-	return e.charged()
+	return smallQueue
 }
 
-// evictLocked drops the least recently used entry of a class that is not keep
-// and returns what it was charged for, nothing if there is none.
-func (s *shard[V]) evictLocked(minor bool, keep *entry[V], now int64) room {
-	e := s.ring(minor).last(keep)
-	if e == nil {
+// amendLocked gives the entry at r other contents where it is in its queue. If it
+// changes class it begins anew in the other.
+func (s *shard[V]) amendLocked(r ref, v V, bytes int64, t Terms) {
+	n := s.slab.node(r)
+	s.queues[n.queue].bytes += bytes - int64(n.bytes)
+	n.v, n.bytes, n.expires = v, uint32(bytes), t.Expires
+	s.stampLocked(n)
+	if t.Minor != (n.queue == minorQueue) {
+		n.uses = 0
+		s.moveLocked(firstQueue(t.Minor), r)
+	}
+}
+
+// removeLocked drops the entry at r and returns what it was charged for. What the
+// counter of an expired one knows goes on counting for its key, which may well be
+// loaded again.
+func (s *shard[V]) removeLocked(r ref, cause Cause) room {
+	s.noteLocked(r, cause)
+	n := s.slab.node(r)
+	if cause == Expired && n.queue != minorQueue {
+		s.policy.sketch.add(n.hash, int(n.uses))
+	}
+	freed := s.chargedLocked(r)
+	s.pullLocked(r)
+	s.index.drop(n.hash, r)
+	s.slab.drop(r)
+	return freed
+}
+
+// noteLocked counts the departure of the entry at r and has it reported.
+func (s *shard[V]) noteLocked(r ref, cause Cause) {
+	s.left[cause]++
+	if s.watched {
+		s.gone = append(s.gone, departure[V]{s.slab.key(r), s.slab.node(r).v, cause})
+	}
+}
+
+// chargedLocked returns what the entry at r takes of the budgets, nothing for 0.
+func (s *shard[V]) chargedLocked(r ref) room {
+	if r == 0 {
 		return room{}
 	}
-	if e.expired(now) {
-		s.expirations++
-	} else {
-		s.evictions++
-	}
-	return s.removeLocked(e)
+	n := s.slab.node(r)
+	return roomOf(int64(n.bytes), n.queue == minorQueue)
 }
 
-// sweepLocked looks at the next few entries, drops those that have expired and
-// returns what they were charged for. It goes from the least recently used to
-// the most: looking only at the last ones would wait behind one entry that
-// lives for long and is never used.
+func (s *shard[V]) termsLocked(r ref) Terms {
+	n := s.slab.node(r)
+	return Terms{
+		Size:    int64(n.bytes) - int64(s.slab.keyBytes(r)) - Overhead,
+		Expires: n.expires,
+		Minor:   n.queue == minorQueue,
+	}
+}
+
+// sweepLocked looks at the next few nodes, drops those that have expired and returns
+// what they were charged for. It goes through the slab, not through a queue: looking
+// at the ends would wait behind one entry that lives for long and is never used.
 func (s *shard[V]) sweepLocked(now int64) room {
 	var freed room
-	for i := range s.rings {
-		r := &s.rings[i]
-		for range sweepSteps {
-			e := r.hand
-			if e == nil {
-				break
-			}
-			r.hand = e.prev
-			if e.expired(now) {
-				s.expirations++
-				freed = freed.plus(s.removeLocked(e))
-			}
+	at, end := s.swept, ref(len(s.slab.pages))<<pageShift
+	for range sweepSteps {
+		if at >= end {
+			at = 1 << pageShift
 		}
+		if at >= end {
+			break
+		}
+		p := &s.slab.pages[at>>pageShift]
+		if p.free>>(at%pageNodes)&1 == 0 && p.nodes != nil && p.nodes[at%pageNodes].expired(now) {
+			freed = freed.plus(s.removeLocked(at, Expired))
+		}
+		at++
 	}
+	s.swept = at
 	return freed
 }
 
-// clearLocked drops all entries and returns what they were charged for.
+// clearLocked drops all entries, and what the policy has learnt of them, and returns
+// what they were charged for.
 func (s *shard[V]) clearLocked() room {
-	freed := roomOf(s.ring(false).bytes, false).plus(roomOf(s.ring(true).bytes, true))
-	s.entries, s.rings, s.peak = nil, [2]ring[V]{}, 0
+	var freed room
+	n := 0
+	for id := range s.queues {
+		q := &s.queues[id]
+		freed = freed.plus(roomOf(q.bytes, queueID(id) == minorQueue))
+		n += q.n
+	}
+	if s.watched {
+		s.slab.inUse(0, len(s.slab.pages), func(r ref, _ *node[V]) { s.noteLocked(r, Cleared) })
+	} else {
+		s.left[Cleared] += int64(n)
+	}
+	s.index, s.slab, s.queues = index{}, slab[V]{}, [queues]queue{}
+	s.policy = policy{mainHitsWas: s.hits[mainQueue]}
+	s.swept = 0
 	return freed
+}
+
+func (s *shard[V]) majorsLocked() (entries, small int) {
+	small = s.queues[smallQueue].n
+	return small + s.queues[mainQueue].n, small
+}
+
+// takeGoneLocked returns the departures to be reported, which are the caller's now.
+func (s *shard[V]) takeGoneLocked() []departure[V] {
+	gone := s.gone
+	s.gone = nil
+	return gone
 }
