@@ -252,7 +252,11 @@ func newCache[V any](name string, opts *Options, batch bool, load func(*Cache[V]
 // the loader ran on another node. A key that has no value gives an error that
 // is [ErrNotFound].
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
-	it, err := c.engine.get(ctx, key)
+	rec, expires, seen := c.engine.store.get(key)
+	if seen == plain && c.form.view != nil && rec.flags&absentRecord == 0 {
+		return c.form.view(rec.bytes()), nil // where most Gets end
+	}
+	it, err := c.engine.get(ctx, key, rec, expires, seen)
 	if err != nil {
 		var zero V
 		return zero, err

@@ -126,10 +126,10 @@ func (e *engine) owner(key string) string {
 	return ""
 }
 
-// get is the road of a Get: memory, else a flight.
-func (e *engine) get(ctx context.Context, key string) (item, error) {
+// get is the road of a Get, given what memory has: that, else a flight.
+func (e *engine) get(ctx context.Context, key string, rec record, expires int64, seen sighting) (item, error) {
 	var begun begun
-	it, ok := e.hit(key, &begun)
+	it, ok := e.hit(key, rec, expires, seen, &begun)
 	if ok {
 		e.run(ctx, begun)
 		return it, absence(it)
@@ -146,10 +146,19 @@ func (e *engine) get(ctx context.Context, key string) (item, error) {
 	return it, absence(it)
 }
 
-// hit returns the item of key if it is in memory and may be served. If it is
-// past its life the flight that replaces it, if it is a new one, is added to begun.
-func (e *engine) hit(key string, b *begun) (item, bool) {
-	it, stale, ok := e.store.get(key)
+// hit returns the item of what the store has got for key, if it may be served. If it
+// is past its life the flight that replaces it, if it is a new one, is added to begun.
+func (e *engine) hit(key string, rec record, expires int64, seen sighting, b *begun) (item, bool) {
+	switch seen {
+	case missing:
+		return item{}, false
+	case plain:
+		return e.store.itemOf(rec, expires), true
+	}
+	it, stale, ok := e.store.judge(key, rec, expires)
+	if !ok {
+		e.store.shard(key).uncount(rec)
+	}
 	if stale {
 		e.store.shard(key).staleHits.Add(1)
 		if e.store.due(it) {
@@ -178,7 +187,8 @@ func (e *engine) getMany(ctx context.Context, keys []string) map[string]outcome 
 		if _, seen := outs[key]; seen {
 			continue
 		}
-		it, ok := e.hit(key, &begun)
+		rec, expires, seen := e.store.get(key)
+		it, ok := e.hit(key, rec, expires, seen, &begun)
 		var err error
 		if !ok {
 			var f *flight

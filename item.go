@@ -75,17 +75,22 @@ func (s *store) recordOf(it item) record {
 	return rec
 }
 
+// bytes returns the encoded value, as recordOf was given it.
+func (rec record) bytes() string {
+	if rec.flags&bareRecord != 0 {
+		return ""
+	}
+	return unsafe.String(rec.data, int(rec.size))
+}
+
 // itemOf returns the item of a record that the lru drops at a given time.
 func (s *store) itemOf(rec record, expires int64) item {
 	it := item{
-		decoded: rec.decoded, expires: expires, size: rec.size, ring: rec.ring,
+		bytes: rec.bytes(), decoded: rec.decoded, expires: expires, size: rec.size, ring: rec.ring,
 		retry: rec.retry, failures: rec.failures,
 		copied:   rec.flags&copiedRecord != 0,
 		absent:   rec.flags&absentRecord != 0,
 		inflated: rec.flags&inflatedRecord != 0,
-	}
-	if rec.flags&bareRecord == 0 {
-		it.bytes = unsafe.String(rec.data, int(rec.size)) // which recordOf took it from
 	}
 	if it.lingers() && expires != never {
 		it.expires -= int64(s.staleFor)

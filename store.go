@@ -32,6 +32,7 @@ type store struct {
 	hash     uint64       // seed of the hash that finds owners
 	hotTTL   time.Duration
 	staleFor time.Duration
+	margin   int64 // what the lru keeps for longer than this is within its life, whatever the clock
 }
 
 type shard struct {
@@ -56,6 +57,10 @@ func newStore(hash uint64, opts Options, view func() *ring) *store {
 		staleFor: opts.StaleFor,
 	}
 	s.clock.coarse = view == nil
+	s.margin = int64(s.staleFor)
+	if s.clock.coarse {
+		s.margin = int64(after(s.margin, 2*tick))
+	}
 	s.clock.now.Store(now())
 	for i := range s.shards {
 		for kind := range s.shards[i].flights {
@@ -69,54 +74,62 @@ func (s *store) shard(key string) *shard {
 	return &s.shards[maphash.String(s.seed, key)%shardCount]
 }
 
-// get returns the item of key if it may be served, for a caller in this process. It
-// is stale if it may be only because of StaleFor. This is all that a hit does: the
-// lru counts it.
-func (s *store) get(key string) (it item, stale, ok bool) {
+// A sighting is how a record was found in memory.
+type sighting uint8
+
+const (
+	missing  sighting = iota
+	plain             // within its life, and nothing has changed since it was stored
+	doubtful          // judge says whether it may be served
+)
+
+// get returns the record of key, for a caller in this process, and when the lru drops
+// it. It is all that most hits do: no allocation, no lock but that of the lru's shard,
+// no system call without a node. The lru counts it.
+func (s *store) get(key string) (rec record, expires int64, seen sighting) {
 	at := s.clock.time()
 	rec, expires, ok := s.items.GetTerms(key, at)
-	if !ok {
-		return it, false, false
+	switch {
+	case !ok:
+		return rec, 0, missing
+	case expires-at <= s.margin, s.view != nil && rec.ring != s.view().version:
+		return rec, expires, doubtful
+	default:
+		return rec, expires, plain
 	}
-	if it, stale, ok = s.serve(key, rec, expires, at); !ok {
-		s.shard(key).uncount(rec)
-	}
-	return it, stale, ok
 }
 
-// getForPeer is get for a peer that asks: a use like any other, but no Get.
+// getForPeer returns the item of key for a peer that asks: a use like any other, but
+// no Get.
 func (s *store) getForPeer(key string) (it item, stale, ok bool) {
-	at := s.clock.time()
 	sh := s.shard(key)
 	sh.served.Add(1)
-	rec, expires, ok := s.items.GetTerms(key, at)
+	rec, expires, seen := s.get(key)
 	sh.notGets.Add(1)
-	if !ok {
+	if seen == missing {
 		return it, false, false
 	}
 	sh.uncount(rec)
-	return s.serve(key, rec, expires, at)
+	return s.judge(key, rec, expires)
 }
 
-// look is get for those who only look: it counts nothing.
+// look returns the item of key if it may be served, for those who only look: it
+// counts nothing.
 func (s *store) look(key string) (it item, stale, ok bool) {
-	at := s.clock.time()
-	rec, expires, ok := s.items.PeekTerms(key, at)
+	rec, expires, ok := s.items.PeekTerms(key, s.clock.time())
 	if !ok {
 		return it, false, false
 	}
-	return s.serve(key, rec, expires, at)
+	return s.judge(key, rec, expires)
 }
 
-// serve is what get and look have in common: whether what the lru holds may be
-// served by now, and by this node.
-func (s *store) serve(key string, rec record, expires, at int64) (it item, stale, ok bool) {
+// judge says of what the lru holds whether it may be served by now, and by this node.
+// It is stale if that is so only because of StaleFor.
+func (s *store) judge(key string, rec record, expires int64) (it item, stale, ok bool) {
 	it = s.itemOf(rec, expires)
-	if s.clock.coarse && it.expires-at < 2*int64(tick) {
-		at = now() // so late in a life the coarse clock cannot tell
-		if expires <= at {
-			return it, false, false
-		}
+	at := now() // the coarse clock cannot tell what is late in its life
+	if expires <= at {
+		return it, false, false
 	}
 	if s.view == nil {
 		return it, it.expires <= at, true
