@@ -2,8 +2,11 @@ package consul_test
 
 import (
 	"io"
+	"math"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,13 +59,13 @@ func TestLookUpsThatFailKeepTheLastList(t *testing.T) {
 				x, y, z := startThree(t, a)
 				a.meddle(fail)
 				began := time.Now()
-				for range 10 {
+				for range 4 {
 					time.Sleep(time.Minute)
 					wantPeers(t, "during the outage", []string{urlA, urlB, urlC}, x, y, z)
 				}
 				// Of each of three: five soon, and then one every 5 to 10 s.
-				if n := a.count(patternHealth, began); n > 3*(5+120) {
-					t.Errorf("%d look-ups in 10 minutes of outage, want at most %d", n, 3*(5+120))
+				if n := a.count(patternHealth, began); n > 3*(5+48) {
+					t.Errorf("%d look-ups in 4 minutes of outage, want at most %d", n, 3*(5+48))
 				}
 				start(t, a, urlD, nil)
 				a.meddle(nil)
@@ -112,17 +115,51 @@ func TestIndexThatGoesBackwardsIsReset(t *testing.T) {
 	})
 }
 
+func TestQueriesCarryTheIndexThatTheAnswerBeforeAllows(t *testing.T) {
+	inBubble(t, func(t *testing.T, a *agent) {
+		answers := []string{"5", "9", "", "7", "3", "8", "0", "0", "4"} // "" is a failure
+		want := []string{"", "5", "9", "", "7", "", "8", "", "1", "4"}
+		var mu sync.Mutex
+		var got []string
+		a.meddle(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Pattern != patternHealth {
+				return false
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, r.FormValue("index"))
+			if len(got) > len(answers) {
+				return false
+			}
+			if answers[len(got)-1] == "" {
+				http.Error(w, "No cluster leader", http.StatusInternalServerError)
+				return true
+			}
+			w.Header().Set("X-Consul-Index", answers[len(got)-1])
+			_, _ = io.WriteString(w, "[]")
+			return true
+		})
+		start(t, a, urlA, nil)
+		time.Sleep(20 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
+			t.Errorf("queries with the indexes %q, want %q", got, want)
+		}
+	})
+}
+
 func TestQueriesThatDoNotBlockArePaced(t *testing.T) {
-	for name, index := range map[string]func(uint64) uint64{
-		"an index of 0":          func(uint64) uint64 { return 0 },
-		"an index that stands":   func(uint64) uint64 { return 7 },
-		"an index that runs":     func(i uint64) uint64 { return i + uint64(time.Since(time.Time{})) },
-		"an index that runs off": func(i uint64) uint64 { return i - uint64(time.Since(time.Time{})) },
+	for name, index := range map[string]func() uint64{
+		"an index of 0":          func() uint64 { return 0 },
+		"an index that stands":   func() uint64 { return 7 },
+		"an index that runs":     func() uint64 { return uint64(time.Now().UnixNano()) },
+		"an index that runs off": func() uint64 { return math.MaxInt64 - uint64(time.Now().UnixNano()) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, a *agent) {
-				a.answer(func(_ http.ResponseWriter, entries []*api.ServiceEntry, i uint64) (any, uint64) {
-					return entries, index(i)
+				a.answer(func(_ http.ResponseWriter, entries []*api.ServiceEntry, _ uint64) (any, uint64) {
+					return entries, index()
 				})
 				x := start(t, a, urlA, nil)
 				began := time.Now()
@@ -182,14 +219,28 @@ func TestPeersThatVanishTogetherAreKeptForAWhile(t *testing.T) {
 		if !a.remove(yID, zID) {
 			t.Fatal("the catalog has not the instances to be removed")
 		}
-		time.Sleep(89 * time.Second)
+		time.Sleep(40 * time.Second)
+		z.line.cut.Store(false) // it was only lost
+		time.Sleep(49 * time.Second)
 		wantPeers(t, "before the time is over", []string{urlA, urlB, urlC}, x)
 		if n := x.logs.count("peers vanished"); n != 1 {
 			t.Errorf("logged %d times that peers vanished, want 1", n)
 		}
-		z.line.cut.Store(false) // it was only lost
-		time.Sleep(14 * time.Second)
+		time.Sleep(3 * time.Second)
 		wantPeers(t, "when the time is over", []string{urlA, urlC}, x)
+	})
+}
+
+func TestUpToHalfMayLeaveTogetherAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, a *agent) {
+		for _, url := range []string{urlB, urlC, urlD, "http://127.0.0.1:8085"} {
+			a.put(foreign(url, map[string]string{"url": url}))
+		}
+		x := start(t, a, urlA, nil)
+		time.Sleep(20 * time.Second)
+		wantPeers(t, "at the start", []string{urlA, urlB, urlC, urlD, "http://127.0.0.1:8085"}, x)
+		a.remove(urlC, urlD)
+		wantPeers(t, "after half have left", []string{urlA, urlB, "http://127.0.0.1:8085"}, x)
 	})
 }
 

@@ -41,7 +41,7 @@ type registration struct {
 	outage  outage
 
 	attempted bool // the agent may know of the instance
-	confirmed bool // it did when it last answered
+	confirmed bool // it did when it last spoke of it
 }
 
 func newRegistration(node *peercache.Node, client *api.Client, o Options, forgot func()) (*registration, error) {
@@ -120,7 +120,6 @@ func (r *registration) confirm(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		r.confirmed = false
 		// Whatever an agent answers that does not take the confirmation, registering is
 		// the remedy if there is one: it has restarted without its state, or somebody has
 		// deregistered the instance. Releases differ in the answer, 404 or 500.
