@@ -341,6 +341,16 @@ func (c *Cache[V]) Remove(ctx context.Context, keys ...string) error {
 	return c.engine.remove(ctx, keys)
 }
 
+// Resize changes [Options].MaxBytes while the cache is in use: 0 means the default,
+// and a negative number keeps nothing. When it returns, what this process holds is
+// within the new bound. Other nodes keep theirs.
+func (c *Cache[V]) Resize(maxBytes int64) {
+	if maxBytes == 0 {
+		maxBytes = defaultMaxBytes
+	}
+	c.engine.store.items.Resize(maxBytes, now())
+}
+
 // Close drops what the cache holds, ends the contexts of its loads, and frees
 // its name on the node. Whoever waits or calls later gets [ErrClosed]; loads that
 // a Set or Remove has overtaken end by themselves, for those who wait for them.
