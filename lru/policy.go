@@ -40,11 +40,13 @@ const (
 	ahead = 1
 
 	// The share of the small queue, in parts of 1<<shareBits: at first a tenth, as
-	// in S3-FIFO; at least 3 %, where 1 % is a point better on loops and up to 1.6
-	// worse on the web; and at most four fifths.
+	// in S3-FIFO; at least an 80th and leastSmall entries; and at most four fifths.
+	// With 3 % loops lose 1 to 2 points; with fewer than 12 entries what recurs at
+	// once is lost (half a point on the web at 256 entries).
 	shareBits  = 16
 	shareFirst = 1 << shareBits / 10
-	shareLeast = 1 << shareBits / 33
+	shareLeast = 1 << shareBits / 80
+	leastSmall = 12
 	shareMost  = 1 << shareBits * 4 / 5
 
 	// The share changes by a 24th each time a tenth of the entries have left the
@@ -119,10 +121,16 @@ func (p *policy) missed(hash uint32, entries, small int) {
 // A longer queue is worth what came back soon after it left, for each entry that
 // was remembered. It costs what the main queue would lose. That is less than what
 // its entries bring on average, for it would lose the worst: a tenth is taken (a fifth
-// is a point worse where popularity drifts). But where little is found in the small queue itself (less than four fifths
-// of what is found behind it), uses come at one distance, as in a loop, and then all
-// of the longer queue is to be weighed against the average of the main one: it is
-// worth to be long enough for the loop, or nothing.
+// is a point worse where popularity drifts).
+//
+// That is so if what an entry brings falls with its age. Where the queue itself brings
+// less than what is behind it, uses come at one distance, as in a loop: the longer
+// queue is worth something once it is long enough for all of the loop, and nothing
+// before. Then all of it is weighed against the average of the main one. "Less" is by
+// a fifth, for what drifts brings nearly as much behind as within; but where that is
+// much, it need only be less than a fifth more: of a loop a little larger than the
+// cache, part of each round is found in a queue of the right length, and the share
+// would stay there (7 points, in one run of two).
 func (p *policy) adapt(small, main int, mainHits int64) {
 	entries := small + main
 	if p.leavers < max(entries/leaverPart, minLeavers) {
@@ -132,16 +140,17 @@ func (p *policy) adapt(small, main int, mainHits int64) {
 	within := float64(p.leaverUses) / float64(max(small, 1))
 	worth := float64(p.returns) / float64(remembered)
 	cost := float64(mainHits-p.mainHitsWas) / float64(max(main, 1))
-	if within < 0.8*worth {
+	if within < 0.8*worth || within < 1.2*worth && worth > 0.3*cost {
 		worth = float64(p.leaverUses+p.returns) / float64(small+remembered)
 	} else {
-		cost *= 0.10
+		cost *= 0.1
 	}
 	switch { // a tenth apart is no difference
 	case worth > 1.1*cost:
 		p.share = min(p.share+p.share/shareStep, shareMost)
 	case worth < 0.9*cost:
-		p.share = max(p.share-p.share/shareStep, shareLeast)
+		least := max(leastSmall<<shareBits/int64(entries), shareLeast)
+		p.share = max(p.share-p.share/shareStep, min(least, shareFirst))
 	}
 	p.leavers, p.leaverUses, p.returns, p.mainHitsWas = 0, 0, 0, mainHits
 	p.fit(entries, small)
