@@ -21,6 +21,7 @@ import (
 // Nodes that come and go while etcd is well; outage_test.go has the rest.
 
 func TestClusterGrowsFromOneToThree(t *testing.T) {
+	t.Parallel()
 	nodes := []*peercache.Node{
 		newNode(t, nil),
 		newNode(t, &peercache.NodeOptions{Zone: "eu-1b", Weight: 3}),
@@ -38,6 +39,7 @@ func TestClusterGrowsFromOneToThree(t *testing.T) {
 }
 
 func TestNodeIsGoneAsSoonAsItsContextEnds(t *testing.T) {
+	t.Parallel()
 	opts := options(t)
 	opts.TTL = time.Hour
 	client := shared.client(t)
@@ -62,6 +64,7 @@ func TestNodeIsGoneAsSoonAsItsContextEnds(t *testing.T) {
 }
 
 func TestKilledProcessIsGoneAfterItsTTL(t *testing.T) {
+	t.Parallel()
 	a, dead := newNode(t, nil), newNode(t, nil)
 	follow(t, a, shared.client(t), options(t))
 	child := exec.CommandContext(t.Context(), os.Args[0])
@@ -82,6 +85,7 @@ func TestKilledProcessIsGoneAfterItsTTL(t *testing.T) {
 }
 
 func TestNodeRegistersAgain(t *testing.T) {
+	t.Parallel()
 	for name, damage := range map[string]func(t *testing.T, c *clientv3.Client, key string, lease clientv3.LeaseID) error{
 		"lease revoked": func(t *testing.T, c *clientv3.Client, _ string, lease clientv3.LeaseID) error {
 			_, err := c.Revoke(t.Context(), lease)
@@ -117,7 +121,7 @@ func TestNodeRegistersAgain(t *testing.T) {
 				after, err := client.Get(t.Context(), key)
 				return err == nil && len(after.Kvs) == 1 && after.Kvs[0].Lease != 0 && string(after.Kvs[0].Value) == string(before.Kvs[0].Value)
 			})
-			always(t, 500*time.Millisecond, "a and b know each other", func() bool { return knows(a, b) && knows(b, a) })
+			know(t, a, b)
 
 			leaving.stop(t)
 			within(t, 2*time.Second, "a is alone", func() bool { return knows(a) })
@@ -126,6 +130,7 @@ func TestNodeRegistersAgain(t *testing.T) {
 }
 
 func TestMalformedEntryIsIgnoredAndLoggedOnce(t *testing.T) {
+	t.Parallel()
 	client := shared.client(t)
 	for name, entry := range map[string]struct{ url, value string }{
 		"not JSON":             {"http://127.0.0.1:9", "http://127.0.0.1:9"},
@@ -192,6 +197,7 @@ func TestPrefixInsideAnotherIsAnotherCluster(t *testing.T) {
 
 // An old process at an address and a new one, as a restart has them for a moment.
 func TestNodesOfOneURLDoNotDeleteEachOther(t *testing.T) {
+	t.Parallel()
 	client, opts := shared.client(t), options(t)
 	opts.TTL = time.Minute
 	log := new(logbook)
@@ -225,7 +231,7 @@ func TestNodesOfOneURLDoNotDeleteEachOther(t *testing.T) {
 			lease := leaseOf(t, client, opts.Prefix, newer)
 			return lease != 0 && lease != third
 		})
-		always(t, 300*time.Millisecond, "the observer knows it", func() bool { return knows(observer, newer) })
+		eventually(t, "the observer knows it", func() bool { return knows(observer, newer) })
 	})
 	last.stop(t)
 	within(t, 2*time.Second, "the observer is alone", func() bool { return knows(observer) })
@@ -348,7 +354,17 @@ func TestFollowLeavesNoGoroutine(t *testing.T) {
 	client, opts := shared.client(t), options(t)
 	node := newNode(t, nil)
 	// The first lease that a client keeps alive starts goroutines that are the client's.
-	once := func() {
+	lease, err := client.Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alive, err := client.KeepAlive(t.Context(), lease.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-alive
+	before := goleak.IgnoreCurrent()
+	for range 3 {
 		ctx, end := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- etcd.Follow(ctx, node, client, opts) }()
@@ -357,11 +373,6 @@ func TestFollowLeavesNoGoroutine(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Errorf("Follow() = %v, want nil", err)
 		}
-	}
-	once()
-	before := goleak.IgnoreCurrent()
-	for range 3 {
-		once()
 	}
 	if err := goleak.Find(before); err != nil {
 		t.Error(err)

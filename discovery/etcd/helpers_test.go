@@ -27,16 +27,21 @@ var shared *server
 // A server is an etcd in this process.
 type server struct {
 	dir      string
-	endpoint string // the same after a restart
+	endpoint string
 	etcd     *embed.Etcd
+
+	// front is what clients talk to, so that they find the server again at the same
+	// address. And an etcd that stops waits for five seconds for its clients to go:
+	// it is cut off from them first.
+	front *proxy
 }
 
 // newServer starts an etcd for one test.
 func newServer(t *testing.T) *server {
 	t.Helper()
-	s := &server{dir: t.TempDir()}
-	s.start(t)
+	s := &server{dir: t.TempDir(), front: newProxy(t, "")}
 	t.Cleanup(s.stop)
+	s.start(t)
 	return s
 }
 
@@ -45,20 +50,24 @@ func (s *server) start(t *testing.T) {
 	if err := s.run(); err != nil {
 		t.Fatal(err)
 	}
+	s.front.mend(s.endpoint)
+	s.endpoint = s.front.endpoint
 }
 
+func (s *server) stop() {
+	s.front.cut()
+	if s.etcd != nil {
+		s.etcd.Close()
+		s.etcd = nil
+	}
+}
+
+// run starts the server, on a port that is free.
 func (s *server) run() error {
-	listen := s.endpoint
-	if listen == "" {
-		listen = "http://127.0.0.1:0"
-	}
-	client, err := url.Parse(listen)
-	if err != nil {
-		return err
-	}
+	var err error
 	c := embed.NewConfig()
 	c.Dir = s.dir
-	c.ListenClientUrls = []url.URL{*client}
+	c.ListenClientUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	c.AdvertiseClientUrls = c.ListenClientUrls
 	c.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}} // of a cluster of one: nobody calls
 	c.TickMs, c.ElectionMs = 10, 100                                    // so that leases may be as short as a second
@@ -75,13 +84,6 @@ func (s *server) run() error {
 	}
 	s.endpoint = "http://" + s.etcd.Clients[0].Addr().String()
 	return nil
-}
-
-func (s *server) stop() {
-	if s.etcd != nil {
-		s.etcd.Close()
-		s.etcd = nil
-	}
 }
 
 // client returns a client that is closed at the end of the test.
@@ -237,11 +239,13 @@ func keyOf(prefix string, node *peercache.Node) string {
 	return prefix + url.PathEscape(node.Self().URL)
 }
 
+// put writes an entry without a lease, until the end of the test.
 func put(t *testing.T, client *clientv3.Client, key, value string) {
 	t.Helper()
 	if _, err := client.Put(t.Context(), key, value); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _, _ = client.Delete(context.WithoutCancel(t.Context()), key) }) // for -count=2
 }
 
 // leaseOf returns the lease of a node's entry, 0 if there is no entry.

@@ -45,6 +45,7 @@ func TestNodeServesAloneUntilEtcdAnswers(t *testing.T) {
 func TestPeersStayWhileEtcdIsDown(t *testing.T) {
 	t.Parallel()
 	s, opts := newServer(t), options(t)
+	opts.TTL = 3 * time.Second
 	a, b, c := newNode(t, nil), newNode(t, nil), newNode(t, nil)
 	follow(t, a, s.client(t), opts)
 	leaving := follow(t, b, s.client(t), opts)
@@ -52,10 +53,10 @@ func TestPeersStayWhileEtcdIsDown(t *testing.T) {
 
 	s.stop()
 	both := func() bool { return knows(a, b) && knows(b, a) }
-	always(t, 4*time.Second, "a and b know each other", both) // four times the TTL
+	always(t, opts.TTL+2*time.Second, "a and b know each other", both)
 	s.start(t)
 	// Leases count from anew when etcd is back: time enough to find it.
-	always(t, 3*time.Second, "a and b know each other", both)
+	always(t, opts.TTL+2*time.Second, "a and b know each other", both)
 
 	follow(t, c, s.client(t), opts)
 	know(t, a, b, c)
@@ -68,11 +69,11 @@ func TestPeersStayWhileEtcdIsDown(t *testing.T) {
 func TestPeersStayWhenEtcdLosesItsData(t *testing.T) {
 	t.Parallel()
 	s, opts := newServer(t), options(t)
-	opts.TTL = 2 * time.Second
+	opts.TTL = 3 * time.Second
 	a, b, c := newNode(t, nil), newNode(t, nil), newNode(t, nil)
 	follow(t, a, s.client(t), opts)
 	follow(t, b, s.client(t), opts)
-	dying := newProxy(t, s)
+	dying := newProxy(t, s.endpoint)
 	follow(t, c, newClient(t, dying.endpoint), opts)
 	know(t, a, b, c)
 
@@ -80,7 +81,14 @@ func TestPeersStayWhenEtcdLosesItsData(t *testing.T) {
 	dying.cut() // c does not come back
 	s.dir = t.TempDir()
 	s.start(t)
-	always(t, time.Second, "a and b know each other", func() bool { return len(a.Peers()) == 3 && len(b.Peers()) == 3 })
+	direct := s.client(t)
+	all := func() bool { return knows(a, b, c) && knows(b, a, c) }
+	eventually(t, "a and b have registered again", func() bool {
+		if !all() {
+			t.Fatal("a or b has dropped another before all had the time to register")
+		}
+		return leaseOf(t, direct, opts.Prefix, a) != 0 && leaseOf(t, direct, opts.Prefix, b) != 0
+	})
 	eventually(t, "c is gone", func() bool { return knows(a, b) && knows(b, a) })
 }
 
@@ -88,7 +96,8 @@ func TestPeersStayWhenEtcdLosesItsData(t *testing.T) {
 func TestPeersStayWhenAllLeasesEnd(t *testing.T) {
 	t.Parallel()
 	s, opts := newServer(t), options(t)
-	p := newProxy(t, s)
+	opts.TTL = 3 * time.Second
+	p := newProxy(t, s.endpoint)
 	a, b := newNode(t, nil), newNode(t, nil)
 	follow(t, a, newClient(t, p.endpoint), opts)
 	follow(t, b, newClient(t, p.endpoint), opts)
@@ -99,8 +108,8 @@ func TestPeersStayWhenAllLeasesEnd(t *testing.T) {
 	eventually(t, "etcd has forgotten both", func() bool {
 		return leaseOf(t, direct, opts.Prefix, a) == 0 && leaseOf(t, direct, opts.Prefix, b) == 0
 	})
-	p.mend()
-	always(t, 3*time.Second, "a and b know each other", both)
+	p.mend(s.endpoint)
+	always(t, 2*opts.TTL, "a and b know each other", both)
 	if leaseOf(t, direct, opts.Prefix, a) == 0 || leaseOf(t, direct, opts.Prefix, b) == 0 {
 		t.Error("not both are registered again")
 	}
@@ -111,12 +120,13 @@ func TestCompactionOfWhatWasMissedListsAgain(t *testing.T) {
 	s, opts, log := newServer(t), options(t), new(logbook)
 	opts.TTL = time.Minute // so that the lease outlives the cut
 	opts.Logger = log.logger()
-	p := newProxy(t, s)
+	p := newProxy(t, s.endpoint)
 	a, b, gone := newNode(t, nil), newNode(t, nil), newNode(t, nil)
 	direct := s.client(t)
 	put(t, direct, keyOf(opts.Prefix, gone), fmt.Sprintf(`{"url":%q}`, gone.Self().URL))
 	follow(t, a, newClient(t, p.endpoint), opts)
 	eventually(t, "a knows the one that goes", func() bool { return knows(a, gone) })
+	eventually(t, "a has registered", func() bool { return leaseOf(t, direct, opts.Prefix, a) != 0 })
 	lease := leaseOf(t, direct, opts.Prefix, a)
 
 	p.cut()
@@ -131,7 +141,7 @@ func TestCompactionOfWhatWasMissedListsAgain(t *testing.T) {
 	if _, err := direct.Compact(t.Context(), now.Header.Revision); err != nil {
 		t.Fatal(err)
 	}
-	p.mend()
+	p.mend(s.endpoint)
 	eventually(t, "a knows b and nobody else", func() bool { return knows(a, b) })
 	if log.count("compacted") != 1 {
 		t.Error("a has not met the compaction")
@@ -145,7 +155,7 @@ func TestCompactionOfWhatWasMissedListsAgain(t *testing.T) {
 func TestSilentConnectionCostsNoPeer(t *testing.T) {
 	t.Parallel()
 	s, opts := newServer(t), options(t)
-	p := newProxy(t, s)
+	p := newProxy(t, s.endpoint)
 	a, b, c := newNode(t, nil), newNode(t, nil), newNode(t, nil)
 	f := follow(t, a, newClient(t, p.endpoint), opts)
 	stays := follow(t, b, s.client(t), opts)

@@ -13,17 +13,17 @@ import (
 // through.
 type proxy struct {
 	endpoint string
-	target   string
 	wg       sync.WaitGroup
 
 	mu     sync.Mutex // guards the fields below
+	target string
 	open   *sync.Cond // signalled when frozen ends
 	frozen bool
 	isCut  bool
 	conns  map[net.Conn]bool
 }
 
-func newProxy(t *testing.T, s *server) *proxy {
+func newProxy(t *testing.T, endpoint string) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // an address of this machine is bound at once
 	if err != nil {
@@ -31,7 +31,7 @@ func newProxy(t *testing.T, s *server) *proxy {
 	}
 	p := &proxy{
 		endpoint: "http://" + l.Addr().String(),
-		target:   strings.TrimPrefix(s.endpoint, "http://"),
+		target:   strings.TrimPrefix(endpoint, "http://"),
 		conns:    make(map[net.Conn]bool),
 	}
 	p.open = sync.NewCond(&p.mu)
@@ -54,7 +54,10 @@ func newProxy(t *testing.T, s *server) *proxy {
 }
 
 func (p *proxy) serve(in net.Conn) {
-	out, err := net.Dial("tcp", p.target) //nolint:noctx // on this machine that succeeds or fails at once
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	out, err := net.Dial("tcp", target) //nolint:noctx // on this machine that succeeds or fails at once
 	if err != nil || !p.keep(in, out) {
 		in.Close()
 		if out != nil {
@@ -91,9 +94,11 @@ func (p *proxy) cut() {
 	clear(p.conns)
 }
 
-func (p *proxy) mend() {
+// mend lets clients through again, to this endpoint.
+func (p *proxy) mend(endpoint string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.target = strings.TrimPrefix(endpoint, "http://")
 	p.isCut = false
 }
 

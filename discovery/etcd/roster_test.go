@@ -171,7 +171,10 @@ func setPeers(t rapid.TB, p peercache.Peer) {
 
 func TestRetriesComeWithinAThirdOfTheTTL(t *testing.T) {
 	const ttl = 3 * time.Second
-	for failures, want := range map[int]time.Duration{0: firstRetry, 1: 2 * firstRetry, 3: 8 * firstRetry, 4: time.Second, 1 << 40: time.Second} {
+	if d := retryDelay(0, ttl); d != 0 {
+		t.Errorf("retryDelay(0) = %v, want 0", d)
+	}
+	for failures, want := range map[int]time.Duration{1: firstRetry, 2: 2 * firstRetry, 4: 8 * firstRetry, 5: time.Second, 1 << 30: time.Second} {
 		for range 100 {
 			if d := retryDelay(failures, ttl); d < want/2 || d >= want {
 				t.Fatalf("retryDelay(%d) = %v, want %v to %v", failures, d, want/2, want)
