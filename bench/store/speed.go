@@ -121,6 +121,10 @@ func (j *speedJob) serve(lib stores.Library, requests *json.Decoder, answers *js
 	store.Flush()
 	if j.Evicting {
 		s.do(store, 0, len(s.ops)) // until it keeps what it will keep
+	} else {
+		for i := range j.Filled { // what is decoded when it is first read
+			store.Get(s.ask[i])
+		}
 	}
 	for {
 		var b burst
