@@ -29,6 +29,10 @@ var mayImport = map[string][]string{
 	"consistenthash": {},
 	"internal/wire":  {},
 	"cachetest":      {"."}, // a cluster in memory uses what a service uses, or it would prove less
+
+	"bench/hitratio":        {"bench/internal/stores", "bench/internal/table", "bench/internal/trace"},
+	"bench/store":           {"bench/internal/stores", "bench/internal/table"},
+	"bench/internal/stores": {".", "lru"},
 }
 
 // withoutNet are the files of the root that import no net package. They meet

@@ -14,9 +14,11 @@ import "math/bits"
 const (
 	// pageNodes is how many nodes a page has. More would make a small cache of few
 	// entries pay for many, fewer would make the directory of pages a burden; with
-	// 32 that is 3 bytes an entry.
-	pageNodes = 32
-	pageShift = 5
+	// 31 that is 2 to 3 bytes an entry. Not 32: the allocator puts a word before
+	// what has pointers, and 32 nodes of 64 bytes and a word take 2,304.
+	pageNodes = 31
+	pageShift = 5 // of a ref; its lower bits are the number of the node
+	slotMask  = 1<<pageShift - 1
 
 	// longKey is the length from which on keys are strings of their own.
 	longKey = 257
@@ -73,20 +75,20 @@ type slab[V any] struct {
 }
 
 func (s *slab[V]) node(r ref) *node[V] {
-	return &s.pages[r>>pageShift].nodes[r%pageNodes]
+	return &s.pages[r>>pageShift].nodes[r&slotMask]
 }
 
 // holds reports whether the entry at r is that of key.
 func (s *slab[V]) holds(r ref, key string) bool {
 	p := &s.pages[r>>pageShift]
 	if p.long != nil {
-		return p.long[r%pageNodes] == key
+		return p.long[r&slotMask] == key
 	}
-	n := int(p.nodes[r%pageNodes].keyLen)
+	n := int(p.nodes[r&slotMask].keyLen)
 	if n != len(key) {
 		return false
 	}
-	at := int(r%pageNodes) * int(keyRoom[p.class])
+	at := int(r&slotMask) * int(keyRoom[p.class])
 	return string(p.keys[at:at+n]) == key
 }
 
@@ -95,19 +97,19 @@ func (s *slab[V]) holds(r ref, key string) bool {
 func (s *slab[V]) key(r ref) string {
 	p := &s.pages[r>>pageShift]
 	if p.long != nil {
-		return p.long[r%pageNodes]
+		return p.long[r&slotMask]
 	}
-	at := int(r%pageNodes) * int(keyRoom[p.class])
-	return string(p.keys[at : at+int(p.nodes[r%pageNodes].keyLen)])
+	at := int(r&slotMask) * int(keyRoom[p.class])
+	return string(p.keys[at : at+int(p.nodes[r&slotMask].keyLen)])
 }
 
 // keyBytes returns the length of the key of the entry at r.
 func (s *slab[V]) keyBytes(r ref) int {
 	p := &s.pages[r>>pageShift]
 	if p.long != nil {
-		return len(p.long[r%pageNodes])
+		return len(p.long[r&slotMask])
 	}
-	return int(p.nodes[r%pageNodes].keyLen)
+	return int(p.nodes[r&slotMask].keyLen)
 }
 
 // add returns a node for key, of which it keeps a copy. Of the node's fields only
@@ -138,7 +140,7 @@ func (s *slab[V]) add(key string) ref {
 func (s *slab[V]) drop(r ref) {
 	id := uint32(r >> pageShift)
 	p := &s.pages[id]
-	slot := r % pageNodes
+	slot := r & slotMask
 	var none V
 	n := &p.nodes[slot]
 	n.v = none // what it refers to is garbage now
@@ -232,6 +234,15 @@ func (s *slab[V]) unlist(id uint32) {
 	p.next, p.prev = 0, 0
 }
 
+// used returns the node at r, nil if it is not in use or there is none.
+func (s *slab[V]) used(r ref) *node[V] {
+	id, slot := r>>pageShift, r&slotMask
+	if int(id) >= len(s.pages) || slot >= pageNodes || s.pages[id].nodes == nil || s.pages[id].free>>slot&1 == 1 {
+		return nil
+	}
+	return &s.pages[id].nodes[slot]
+}
+
 // inUse calls f for the nodes in use of pages from on, up to that many pages, and
 // returns the page after them, 0 if there are no more.
 func (s *slab[V]) inUse(from uint32, pages int, f func(r ref, n *node[V])) uint32 {
@@ -242,7 +253,7 @@ func (s *slab[V]) inUse(from uint32, pages int, f func(r ref, n *node[V])) uint3
 		if p.nodes == nil {
 			continue
 		}
-		for used := ^p.free; used != 0; used &= used - 1 {
+		for used := allFree &^ p.free; used != 0; used &= used - 1 {
 			slot := bits.TrailingZeros32(used)
 			f(ref(id<<pageShift|uint32(slot)), &p.nodes[slot])
 		}

@@ -92,11 +92,7 @@ func (c *Cache[V]) RemoveFunc(f func(key string, v V) bool) int {
 func (c *Cache[V]) removeSame(s *shard[V], e found[V]) bool {
 	s.mu.Lock()
 	defer c.unlock(s)
-	if int(e.at>>pageShift) >= len(s.slab.pages) {
-		return false
-	}
-	p := &s.slab.pages[e.at>>pageShift]
-	if p.nodes == nil || p.free>>(e.at%pageNodes)&1 == 1 || p.nodes[e.at%pageNodes].stamp != e.stamp {
+	if n := s.slab.used(e.at); n == nil || n.stamp != e.stamp {
 		return false
 	}
 	c.budget.release(s.removeLocked(e.at, Removed))

@@ -39,7 +39,7 @@ func makeLRU(c Config, shards int) (Store, error) {
 	case !c.Whole:
 		s.prepaid = int64(c.KeySize) + stringHeader + lru.Overhead
 	}
-	s.items = lru.New[string](lru.Options{MaxBytes: maxBytes, Shards: shards})
+	s.items = lru.New(lru.Options[string]{MaxBytes: maxBytes, Shards: shards})
 	return s, nil
 }
 
