@@ -12,11 +12,17 @@ COUNT    := 1
 FUZZTIME := 10s
 PKG      := ./...
 
+# Modules of their own, so that nobody who uses the library downloads what they need.
+MODULES := bench discovery/consul discovery/etcd
+
+# Where the access traces for bench-store are; without, it replays artificial ones only.
+TRACES :=
+
 # The directories bear the versions, so that two branches may differ in them.
 lint_dir := $(CURDIR)/.bin/golangci-lint-$(GOLANGCI_LINT)
 gen_dir  := $(CURDIR)/.bin/protoc-gen-go-$(PROTOC_GEN_GO)
 
-.PHONY: all test race lint fmt bench fuzz cover gen protoc clean help
+.PHONY: all test race lint fmt modules bench bench-store fuzz cover gen protoc clean help
 
 all: lint test ## lint and test: the default
 
@@ -28,15 +34,23 @@ race: ## run the tests in random order under the race detector
 
 lint: $(lint_dir)/golangci-lint ## look for mistakes and for what .golangci.yml forbids
 	$< run $(PKG)
+	@for dir in $(MODULES); do echo "$$dir: lint"; (cd $$dir && $< run -c $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
 fmt: $(lint_dir)/golangci-lint ## format the sources the way lint wants them
-	$< fmt $(PKG)
+	$< fmt $(PKG) $(addsuffix /...,$(addprefix ./,$(MODULES)))
+
+modules: ## vet and test the modules beside the root, under the race detector
+	@for dir in $(MODULES); do echo "$$dir:"; (cd $$dir && go mod tidy -diff && go vet ./... && go test -race -shuffle=on ./...) || exit 1; done
 
 bench: ## run the benchmarks that match BENCH, COUNT times
 	go test -run='^$$' -bench='$(BENCH)' -benchmem -count=$(COUNT) $(PKG)
 
+bench-store: ## compare the store with other libraries: hit ratios (TRACES=dir), speed, memory
+	cd bench && go run ./hitratio -synthetic $(if $(TRACES),-traces $(abspath $(TRACES)))
+	cd bench && go run ./store
+
 fuzz: ## run every fuzz target for FUZZTIME
-	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*:func | |' | { n=0; while read -r dir name; do n=$$((n+1)); echo "$$dir $$name"; go test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) "$$dir" || exit 1; done; test $$n -gt 0; }
+	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*:func | |' | { n=0; while read -r dir name; do n=$$((n+1)); echo "$$dir $$name"; (cd "$$dir" && go test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) .) || exit 1; done; test $$n -gt 0; }
 
 cover: ## say how much of the code the tests reach; go tool cover -html=cover.out shows what they do not
 	go test -coverpkg=./... -coverprofile=cover.out $(PKG) && go tool cover -func=cover.out | tail -n 1
@@ -51,7 +65,7 @@ clean: ## remove the tools, and what tests and profiles left behind
 	rm -rf .bin cover.out *.test *.out
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 13
 
 $(lint_dir)/golangci-lint:
 	GOBIN=$(lint_dir) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)

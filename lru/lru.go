@@ -77,6 +77,7 @@ type Options[V any] struct {
 // A Cause is why an entry left a [Cache].
 type Cause uint8
 
+// The causes.
 const (
 	Evicted  Cause = iota // to make room
 	Expired               // found at or after its expiry

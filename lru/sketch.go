@@ -1,6 +1,9 @@
 package lru
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // A sketch estimates how often keys were asked for lately, also of keys that are
 // not there any more: a count-min sketch (Cormode and Muthukrishnan, 2005) of four
@@ -38,7 +41,7 @@ func (k *sketch) fit(n int) {
 			k.words = make([]uint64, blockWords)
 			continue
 		}
-		k.words = append(k.words[:len(k.words):len(k.words)], k.words...)
+		k.words = append(slices.Clip(k.words), k.words...)
 	}
 	// A shard of few large entries, where there were many small ones, need not
 	// keep what they needed.

@@ -19,14 +19,11 @@ const (
 	pageNodes = 31
 	pageShift = 5 // of a ref; its lower bits are the number of the node
 	slotMask  = 1<<pageShift - 1
-
-	// longKey is the length from which on keys are strings of their own.
-	longKey = 257
 )
 
 // keyRoom is how long the keys of a page may be, by class of page. Steps of a
 // quarter to a half, as the allocator has them, so that a page of keys fills the
-// block it gets; the last class has the long keys, and no room.
+// block it gets. The last class has the keys that are longer, as strings of their own.
 var keyRoom = [...]uint16{8, 16, 24, 32, 48, 64, 96, 128, 256, 0}
 
 const longClass = len(keyRoom) - 1
