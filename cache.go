@@ -178,6 +178,7 @@ func (o *Options) withDefaults() Options {
 // together does not expire together, and never after it.
 type Cache[V any] struct {
 	engine *engine
+	store  *store // the engine's
 	form   form[V]
 }
 
@@ -235,6 +236,7 @@ func newCache[V any](name string, opts *Options, batch bool, load func(*Cache[V]
 	o := opts.withDefaults()
 	c := &Cache[V]{form: formOf[V](o.Codec)}
 	c.engine = newEngine(name, o, batch)
+	c.store = c.engine.store
 	c.engine.loader = load(c)
 	if decode := c.form.decode; decode != nil {
 		c.engine.decode = func(bytes string) (any, error) { return decode(bytes) }
@@ -252,7 +254,7 @@ func newCache[V any](name string, opts *Options, batch bool, load func(*Cache[V]
 // the loader ran on another node. A key that has no value gives an error that
 // is [ErrNotFound].
 func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
-	rec, expires, seen := c.engine.store.get(key)
+	rec, expires, seen := c.store.get(key)
 	if seen == plain && c.form.view != nil && rec.flags&absentRecord == 0 {
 		return c.form.view(rec.bytes()), nil // where most Gets end
 	}
@@ -297,7 +299,7 @@ func (c *Cache[V]) GetMany(ctx context.Context, keys []string) (map[string]V, er
 // asks nobody, loads nothing, and counts nothing.
 func (c *Cache[V]) Peek(key string) (V, bool) {
 	var zero V
-	it, ok := c.engine.store.peek(key)
+	it, ok := c.store.peek(key)
 	if !ok || it.absent {
 		return zero, false
 	}
@@ -348,7 +350,7 @@ func (c *Cache[V]) Resize(maxBytes int64) {
 	if maxBytes == 0 {
 		maxBytes = defaultMaxBytes
 	}
-	c.engine.store.items.Resize(maxBytes, now())
+	c.store.items.Resize(maxBytes, now())
 }
 
 // Close drops what the cache holds, ends the contexts of its loads, and frees
@@ -368,8 +370,8 @@ func (c *Cache[V]) Owner(key string) string { return c.engine.owner(key) }
 // copies included. It counts as no use, and the loop's body may call the cache.
 func (c *Cache[V]) Keys() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		for key := range c.engine.store.items.All(now()) {
-			if it, ok := c.engine.store.peek(key); ok && !it.absent && !yield(key) {
+		for key := range c.store.items.All(now()) {
+			if it, ok := c.store.peek(key); ok && !it.absent && !yield(key) {
 				return
 			}
 		}
@@ -416,12 +418,12 @@ func (c *Cache[V]) unpack(key string, it item) (V, error) {
 	}
 	decoded, err := it.decoded.get(it.bytes, c.engine.decode)
 	if err != nil {
-		c.engine.store.forget(key) // the next Get may find better bytes
+		c.store.forget(key) // the next Get may find better bytes
 		var zero V
 		return zero, err
 	}
 	if it.bytes != "" && !it.inflated {
-		c.engine.store.inflate(key, it)
+		c.store.inflate(key, it)
 	}
 	v, _ := decoded.(V) // only a nil of an interface type is no V
 	return v, nil

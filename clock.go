@@ -37,29 +37,36 @@ const tick = 5 * time.Millisecond
 // on a node always uses the exact one.
 type clock struct {
 	coarse bool
-	armed  atomic.Bool  // the timer will run
-	read   atomic.Bool  // somebody read since it last ran
-	now    atomic.Int64 // meaningful while armed; goes forward only
+	state  atomic.Int32
+	now    atomic.Int64 // meaningful unless stopped; goes forward only
 }
 
-// time returns the time, at most a tick ago if the clock is coarse.
+// The states of a clock.
+const (
+	stopped int32 = iota // no timer; always, of an exact clock
+	armed                // the timer will run
+	running              // and somebody has read since it last did
+)
+
+// time returns the time, at most a tick ago if the clock is coarse. Most reads find
+// it running, and write nothing.
 func (c *clock) time() int64 {
+	if c.state.Load() == running {
+		return c.now.Load()
+	}
+	return c.wake()
+}
+
+func (c *clock) wake() int64 {
 	if !c.coarse {
 		return now()
 	}
-	if !c.armed.Load() {
-		return c.arm()
+	if c.state.CompareAndSwap(armed, running) {
+		return c.now.Load()
 	}
-	if !c.read.Load() { // most reads find it set and write nothing
-		c.read.Store(true)
-	}
-	return c.now.Load()
-}
-
-func (c *clock) arm() int64 {
 	t := now()
 	c.set(t)
-	if c.armed.CompareAndSwap(false, true) {
+	if c.state.CompareAndSwap(stopped, running) {
 		time.AfterFunc(tick, c.advance)
 	}
 	return t
@@ -76,13 +83,14 @@ func (c *clock) set(t int64) {
 	}
 }
 
+// advance runs every tick, until nobody has read since the last.
 func (c *clock) advance() {
 	c.set(now())
-	if c.read.Swap(false) {
+	if c.state.CompareAndSwap(running, armed) {
 		time.AfterFunc(tick, c.advance)
 		return
 	}
-	c.armed.Store(false)
+	c.state.Store(stopped)
 }
 
 // everyMinute lets something happen, such as a line in the log, at most once a
