@@ -150,7 +150,7 @@ func TestSilenceIsTakenForDeath(t *testing.T) {
 			g := start(fmt.Sprint("n", i), i)
 			names = append(names, fmt.Sprintf("http://n%d joining", i))
 			if i > 0 {
-				joinGossip(t, g, all[0].addr())
+				joinGossip(t, g, all[0].addr)
 			}
 			all = append(all, g)
 		}
@@ -161,7 +161,7 @@ func TestSilenceIsTakenForDeath(t *testing.T) {
 		if got, want := states(all[0]), strings.Join(names, ", "); got != want {
 			t.Errorf("after a quiet minute the members are %s, want %s", got, want)
 		}
-		network.setDown(all[7].addr())
+		network.setDown(all[7].addr)
 		begin := time.Now()
 		for _, g := range all[:7] {
 			awaitStates(t, g, time.Minute, strings.Join(names[:7], ", "))
@@ -177,13 +177,13 @@ func TestSilenceIsTakenForDeath(t *testing.T) {
 func TestRestartIsSeenAtOnce(t *testing.T) {
 	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, _ *gossipNet) {
 		a, old := start("a", 1), start("b", 2)
-		joinGossip(t, old, a.addr())
+		joinGossip(t, old, a.addr)
 		old.setState(stateActive)
 		awaitStates(t, a, time.Second, "http://a joining, http://b active")
 		old.stop()
 
 		again := start("b", 2)
-		joinGossip(t, again, a.addr())
+		joinGossip(t, again, a.addr)
 		synctest.Wait()
 		if got, want := states(a), "http://a joining, http://b joining"; got != want {
 			t.Errorf("to a peer the members are %s, want %s", got, want)
@@ -201,7 +201,7 @@ func TestRestartIsSeenAtOnce(t *testing.T) {
 func TestStopEndsLeaveAndJoin(t *testing.T) {
 	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, _ *gossipNet) {
 		a, b := start("a", 1), start("b", 2)
-		joinGossip(t, b, a.addr())
+		joinGossip(t, b, a.addr)
 		begin := time.Now()
 		var calls sync.WaitGroup
 		calls.Go(func() {
@@ -227,7 +227,7 @@ func TestStopEndsLeaveAndJoin(t *testing.T) {
 func TestLeaveIsBoundedAndHasNoWayBack(t *testing.T) {
 	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, _ *gossipNet) {
 		a, b := start("a", 1), start("b", 2)
-		joinGossip(t, b, a.addr())
+		joinGossip(t, b, a.addr)
 		begin := time.Now()
 		if err := b.leave(0); err == nil { // sooner than a packet is sent
 			t.Error("leave(0) = nil, want an error")
@@ -255,7 +255,7 @@ func TestDeadSeedsDoNotAddUp(t *testing.T) {
 		for i := range 32 {
 			seeds = append(seeds, fmt.Sprintf("10.0.1.%d:7946", i))
 		}
-		seeds[7] = a.addr()
+		seeds[7] = a.addr
 		begin := time.Now()
 		if n, err := b.join(seeds); n != 1 || err != nil {
 			t.Errorf("join = %d, %v, want 1, nil", n, err)

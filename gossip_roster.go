@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A roster is what gossip believes of the cluster: this process, as it wants to be
@@ -15,6 +16,7 @@ import (
 // events; it knows nothing of memberlist itself.
 type roster struct {
 	name     string        // this process's gossip name
+	addr     string        // where it gossips, as others are told
 	signal   chan struct{} // room for one: what changed returns
 	rejected atomic.Int64
 
@@ -27,7 +29,8 @@ type roster struct {
 		told   []byte // what memberlist tells others of this process
 		joins  uint64
 		peers  map[string]peerRecord // by gossip name, without self
-		frozen bool                  // nothing changes any more
+		lost   lostMembers
+		frozen bool // nothing changes any more
 	}
 }
 
@@ -40,12 +43,12 @@ type peerRecord struct {
 	err    error  // why it is no member of this ring; nil for most
 }
 
-func newRoster(self member) (*roster, error) {
+func newRoster(self member, addr string) (*roster, error) {
 	meta, err := self.meta()
 	if err != nil {
 		return nil, err
 	}
-	r := &roster{name: self.gossipName(), signal: make(chan struct{}, 1)}
+	r := &roster{name: self.gossipName(), addr: addr, signal: make(chan struct{}, 1)}
 	r.mu.self = self
 	r.mu.meta = meta
 	r.mu.peers = make(map[string]peerRecord)
@@ -151,6 +154,7 @@ func (r *roster) put(name, addr string, meta []byte, joined bool) error {
 		}
 		p.member, p.addr, p.err = m, addr, err
 		r.mu.peers[name] = p
+		r.mu.lost.found(m.url, addr)
 	}
 	r.mu.Unlock()
 	if frozen {
@@ -163,18 +167,51 @@ func (r *roster) put(name, addr string, meta []byte, joined bool) error {
 	return err
 }
 
-// drop notes that the process called name has left or is dead.
+// drop notes that the process called name has left or is dead. Who has left said so
+// before, in its state; memberlist does not tell the two apart.
 func (r *roster) drop(name string) {
 	r.mu.Lock()
-	_, known := r.mu.peers[name]
+	p, known := r.mu.peers[name]
 	known = known && !r.mu.frozen
 	if known {
 		delete(r.mu.peers, name)
+		if p.err == nil && p.state != stateLeaving && !r.replacedLocked(p) {
+			r.mu.lost.add(p.url, p.addr, now())
+		}
 	}
 	r.mu.Unlock()
 	if known {
 		notify(r.signal)
 	}
+}
+
+// replacedLocked reports whether a process that is alive has the URL or the address
+// of p, which is not.
+func (r *roster) replacedLocked(p peerRecord) bool {
+	if p.url == r.mu.self.url || p.addr == r.addr {
+		return true
+	}
+	for _, q := range r.mu.peers {
+		if q.url == p.url || q.addr == p.addr {
+			return true
+		}
+	}
+	return false
+}
+
+// missed returns the addresses of lost members that it is time to try, for a process
+// that last asked a time ago.
+func (r *roster) missed(ago time.Duration) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.lost.draw(now(), 1+len(r.mu.peers), ago)
+}
+
+// lost counts the members that are lost now.
+func (r *roster) lost() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return int64(len(r.mu.lost.byURL))
 }
 
 // freeze makes everything stay as it is.

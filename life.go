@@ -65,9 +65,8 @@ func (n *Node) Join(ctx context.Context, seeds ...string) error {
 	}
 	n.gossip = g
 	n.mu.Unlock()
-	n.background(func() { n.followGossip(g) })
-
-	s := &seeker{node: n, gossip: g, seeds: parsed}
+	s := &seeker{node: n, gossip: g, seeds: parsed, alone: make(chan struct{}, 1)}
+	n.background(func() { n.followGossip(g, s) })
 	if tried, reached, err := s.tryAll(ctx); tried && reached == 0 {
 		n.logger.Warn("peercache: no seed answers yet; joining goes on", "seeds", seeds, "err", err)
 	}
@@ -146,8 +145,8 @@ func (n *Node) startGossip(ctx context.Context) (*gossip, error) {
 
 // followGossip builds rings of what gossip finds, on this goroutine alone, until
 // the node has left.
-func (n *Node) followGossip(g *gossip) {
-	for {
+func (n *Node) followGossip(g *gossip, s *seeker) {
+	for alone := true; ; {
 		select {
 		case <-g.changed():
 		case <-n.life.Done():
@@ -166,6 +165,10 @@ func (n *Node) followGossip(g *gossip) {
 			}
 		}
 		n.install(g.members())
+		was := alone
+		if alone = len(g.addrs()) == 0; alone && !was {
+			notify(s.alone)
+		}
 	}
 }
 

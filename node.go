@@ -218,7 +218,7 @@ func (n *Node) GossipAddr() string {
 	if n.gossip == nil {
 		return ""
 	}
-	return n.gossip.addr()
+	return n.gossip.addr
 }
 
 // Stats returns what the node has counted, and how it stands.
@@ -240,6 +240,7 @@ func (n *Node) Stats() NodeStats {
 	if g != nil {
 		s.Health = int64(g.health())
 		s.Rejected = g.rejections()
+		s.Lost = g.lost()
 	}
 	return s
 }

@@ -103,6 +103,10 @@ const (
 	gossipPacketQueue = 256
 	// The shortest wait there is for the packets of an update: 0 would be for ever.
 	gossipUpdateWait = time.Millisecond
+	// How long others are told that this process is leaving before they are told that
+	// it has: three rounds, after which they pass it on themselves. Who misses it takes
+	// the leave for a death and goes on trying this process's address.
+	gossipFarewell = 3 * gossipInterval
 	// Arbitrary: what is repeated was lost in a race, and seldom is twice.
 	gossipAnnounceRetry = 10 * time.Millisecond
 )
@@ -115,20 +119,8 @@ func newGossip(c gossipConfig) (*gossip, error) {
 	if err != nil {
 		return nil, err
 	}
-	members, err := newRoster(c.self)
-	if err != nil {
-		return nil, err
-	}
-	g := &gossip{
-		roster:   members,
-		log:      newGossipLog(),
-		wake:     make(chan struct{}, 1),
-		entered:  make(chan struct{}, 1),
-		stopping: make(chan struct{}),
-		stopped:  make(chan struct{}),
-		calls:    make(chan struct{}, 1),
-	}
-	sockets, err := listenGossip(c.network, c.bind, g.log.print)
+	logs := newGossipLog()
+	sockets, err := listenGossip(c.network, c.bind, logs.print)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +132,22 @@ func newGossip(c gossipConfig) (*gossip, error) {
 		sockets.close()
 		return nil, fmt.Errorf("peercache: gossip address %s: others cannot use it: %w", c.bind, err)
 	}
-	g.advertised = netip.AddrPortFrom(advertise.Unmap(), sockets.bound.Port())
+	advertised := netip.AddrPortFrom(advertise.Unmap(), sockets.bound.Port())
+	members, err := newRoster(c.self, advertised.String())
+	if err != nil {
+		sockets.close()
+		return nil, err
+	}
+	g := &gossip{
+		roster:     members,
+		advertised: advertised,
+		log:        logs,
+		wake:       make(chan struct{}, 1),
+		entered:    make(chan struct{}, 1),
+		stopping:   make(chan struct{}),
+		stopped:    make(chan struct{}),
+		calls:      make(chan struct{}, 1),
+	}
 	g.transport = &gossipTransport{
 		gossipSockets: sockets,
 		advertised:    g.advertised,
@@ -184,9 +191,6 @@ func (g *gossip) config(label string) *memberlist.Config {
 	c.Events = events
 	return c
 }
-
-// addr returns the host:port that others are told.
-func (g *gossip) addr() string { return g.advertised.String() }
 
 // join exchanges all that is known with each of addrs, an ip:port each, and
 // returns how many answered; this process itself is passed over. They are asked at
@@ -309,7 +313,7 @@ func (g *gossip) announce() bool {
 func (g *gossip) health() int { return g.list.GetHealthScore() }
 
 // leave tells the others that this process leaves, and returns when memberlist has
-// told enough of them, which takes 0.1 to 0.5 s, or with an error after timeout or
+// told enough of them, which takes 0.4 to 0.8 s, or with an error after timeout or
 // when stop is called. In each case there is no way back, and the sockets stay
 // open until stop. A second leave returns at once.
 func (g *gossip) leave(timeout time.Duration) error {
@@ -326,10 +330,17 @@ func (g *gossip) leave(timeout time.Duration) error {
 		return nil
 	}
 	g.left = true
+	g.change(stateLeaving)
+	timeout = max(timeout, time.Millisecond) // 0 would wait for ever
+	farewell := min(timeout/2, gossipFarewell)
+	if !g.wait(func() { _ = g.list.UpdateNode(farewell) }) {
+		<-g.calls
+		return errGossipStopped
+	}
 	done := make(chan error, 1)
 	// Not in wg: nothing ends memberlist's wait before its timeout. It can thus
 	// outlive a stop that interrupts it, in a select and touching nothing.
-	go func() { done <- g.list.Leave(max(timeout, time.Millisecond)) }() // 0 would wait for ever
+	go func() { done <- g.list.Leave(timeout - farewell) }()
 	var (
 		err  error
 		over bool
@@ -351,6 +362,22 @@ func (g *gossip) leave(timeout time.Duration) error {
 		return fmt.Errorf("peercache: gossip: %w", err)
 	}
 	return nil
+}
+
+// wait runs f, which may outlive a stop as memberlist's waits do, and reports whether
+// it has ended before one.
+func (g *gossip) wait(f func()) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+		return true
+	case <-g.stopping:
+		return false
+	}
 }
 
 // stop closes all sockets and returns when every goroutine of ours has ended. The

@@ -50,8 +50,8 @@ func joinGossip(tb testing.TB, g *gossip, addrs ...string) {
 func startThree(tb testing.TB) (a, b, c *gossip) {
 	tb.Helper()
 	a, b, c = startGossip(tb, newGossipConfig("a")), startGossip(tb, newGossipConfig("b")), startGossip(tb, newGossipConfig("c"))
-	joinGossip(tb, b, a.addr())
-	joinGossip(tb, c, a.addr())
+	joinGossip(tb, b, a.addr)
+	joinGossip(tb, c, a.addr)
 	for _, g := range []*gossip{a, b, c} {
 		awaitStates(tb, g, 10*time.Second, "http://a joining, http://b joining, http://c joining")
 	}
@@ -88,8 +88,8 @@ func TestMembersSeeEachOther(t *testing.T) {
 	a, b, c := startThree(t)
 	t.Logf("three processes have converged in %v", time.Since(start))
 	for _, g := range []*gossip{a, b, c} {
-		want := []string{a.addr(), b.addr(), c.addr()}
-		want = slices.DeleteFunc(want, func(addr string) bool { return addr == g.addr() })
+		want := []string{a.addr, b.addr, c.addr}
+		want = slices.DeleteFunc(want, func(addr string) bool { return addr == g.addr })
 		slices.Sort(want)
 		if diff := cmp.Diff(want, g.addrs()); diff != "" {
 			t.Errorf("addrs() of %s (-want +got):\n%s", g.name, diff)
@@ -110,7 +110,7 @@ func TestMembersCarryAllOfAMember(t *testing.T) {
 	o := newGossipConfig("other")
 	o.cluster = c.cluster
 	other := startGossip(t, o)
-	joinGossip(t, other, g.addr())
+	joinGossip(t, other, g.addr)
 	g.setState(stateActive)
 	limit := gossipPushPullInterval / 2 // a full exchange would hide that gossip does not work
 	t.Logf("the new state arrived after %v", awaitStates(t, other, limit, "http://other joining, "+c.self.url+" active"))
@@ -151,8 +151,8 @@ func TestStateIsToldWhileSuspicionsAreDenied(t *testing.T) {
 		t.Skip("takes a second of both CPUs")
 	}
 	a, b := startGossip(t, newGossipConfig("a")), startGossip(t, newGossipConfig("b"))
-	joinGossip(t, b, a.addr())
-	conn, err := osNetwork().Dial(t.Context(), "udp", a.addr())
+	joinGossip(t, b, a.addr)
+	conn, err := osNetwork().Dial(t.Context(), "udp", a.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,8 +243,8 @@ func TestOtherClusterIsNotJoined(t *testing.T) {
 	c := newGossipConfig("b")
 	c.cluster = "other"
 	b := startGossip(t, c)
-	if n, err := b.join([]string{a.addr()}); n != 0 || err == nil || !strings.Contains(err.Error(), a.addr()) {
-		t.Errorf("join of another cluster = %d, %v, want 0 and an error that names %s", n, err, a.addr())
+	if n, err := b.join([]string{a.addr}); n != 0 || err == nil || !strings.Contains(err.Error(), a.addr) {
+		t.Errorf("join of another cluster = %d, %v, want 0 and an error that names %s", n, err, a.addr)
 	}
 	if got, want := states(a), "http://a joining"; got != want {
 		t.Errorf("members of the one cluster are %s, want %s", got, want)
@@ -274,10 +274,10 @@ func TestJoinTriesAllAndNamesTheCauses(t *testing.T) {
 			t.Errorf("join(%q) = %v, want it to name %s", bad, err, addr)
 		}
 	}
-	if n, err := b.join(append(bad, a.addr(), b.addr())); n != 1 || err != nil {
+	if n, err := b.join(append(bad, a.addr, b.addr)); n != 1 || err != nil {
 		t.Errorf("join with one that answers = %d, %v, want 1, nil", n, err)
 	}
-	if n, err := b.join([]string{b.addr()}); n != 0 || err != nil {
+	if n, err := b.join([]string{b.addr}); n != 0 || err != nil {
 		t.Errorf("join of itself = %d, %v, want 0, nil", n, err)
 	}
 }
@@ -291,7 +291,7 @@ func TestStopIsFinal(t *testing.T) {
 	if got := states(a); got != want {
 		t.Errorf("after stop the members changed from %s to %s", want, got)
 	}
-	if n, err := a.join([]string{b.addr()}); n != 0 || !errors.Is(err, errGossipStopped) {
+	if n, err := a.join([]string{b.addr}); n != 0 || !errors.Is(err, errGossipStopped) {
 		t.Errorf("join after stop = %d, %v, want 0, %v", n, err, errGossipStopped)
 	}
 	if err := a.leave(time.Second); !errors.Is(err, errGossipStopped) {
@@ -302,7 +302,7 @@ func TestStopIsFinal(t *testing.T) {
 	for range 4 {
 		calls.Go(b.stop)
 		calls.Go(func() { _ = b.leave(time.Second) })
-		calls.Go(func() { _, _ = b.join([]string{a.addr()}) })
+		calls.Go(func() { _, _ = b.join([]string{a.addr}) })
 		calls.Go(func() { b.setState(stateActive); b.members(); b.addrs(); b.health() })
 	}
 	calls.Wait()
@@ -311,7 +311,7 @@ func TestStopIsFinal(t *testing.T) {
 func TestStopLeavesNoGoroutine(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	g, h := startGossip(t, newGossipConfig("a")), startGossip(t, newGossipConfig("b"))
-	joinGossip(t, g, h.addr())
+	joinGossip(t, g, h.addr)
 	g.setState(stateActive)
 	g.stop()
 	h.stop()
@@ -326,7 +326,7 @@ func TestStopLeavesNoGoroutine(t *testing.T) {
 func TestAddressInUseIsNamed(t *testing.T) {
 	taken := startGossip(t, newGossipConfig("a"))
 	c := newGossipConfig("b")
-	c.bind = taken.addr()
+	c.bind = taken.addr
 	_, err := newGossip(c)
 	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), c.bind) {
 		t.Errorf("newGossip on a taken address: error %v, want %v with %s", err, syscall.EADDRINUSE, c.bind)
@@ -365,12 +365,12 @@ func TestAdvertisedAddressIsTold(t *testing.T) {
 	c.bind = "0.0.0.0:0"
 	c.advertise = netip.MustParseAddr("127.0.0.1")
 	a, b := startGossip(t, c), startGossip(t, newGossipConfig("b"))
-	if !strings.HasPrefix(a.addr(), "127.0.0.1:") {
-		t.Errorf("addr() = %s, want 127.0.0.1 and a port", a.addr())
+	if !strings.HasPrefix(a.addr, "127.0.0.1:") {
+		t.Errorf("addr = %s, want 127.0.0.1 and a port", a.addr)
 	}
-	joinGossip(t, b, a.addr())
+	joinGossip(t, b, a.addr)
 	awaitStates(t, a, 10*time.Second, "http://a joining, http://b joining")
-	if diff := cmp.Diff([]string{a.addr()}, b.addrs()); diff != "" {
+	if diff := cmp.Diff([]string{a.addr}, b.addrs()); diff != "" {
 		t.Errorf("addrs() of a peer (-want +got):\n%s", diff)
 	}
 }
@@ -401,7 +401,7 @@ func TestUnreadableMemberIsKeptOut(t *testing.T) {
 	c := newGossipConfig("b")
 	c.logger = slog.New(&logged)
 	a, b := startGossip(t, newGossipConfig("a")), startGossip(t, c)
-	joinGossip(t, b, a.addr())
+	joinGossip(t, b, a.addr)
 	meta := slices.Clone(a.meta())
 	meta[1]++ // its protocol
 	a.roster.mu.Lock()
@@ -412,13 +412,13 @@ func TestUnreadableMemberIsKeptOut(t *testing.T) {
 	if n := b.rejections(); n != 1 {
 		t.Errorf("rejections() = %d, want 1", n)
 	}
-	if diff := cmp.Diff([]string{a.addr()}, b.addrs()); diff != "" {
+	if diff := cmp.Diff([]string{a.addr}, b.addrs()); diff != "" {
 		t.Errorf("addrs() (-want +got), though it is alive:\n%s", diff)
 	}
 	a.setState(stateActive) // readable again
 	awaitStates(t, b, 10*time.Second, "http://a active, http://b joining")
 	b.stop() // waits for the log
-	want := "WARN gossip: keeping " + a.name + " at " + a.addr() + " out of the ring: protocol 2, this process speaks 1"
+	want := "WARN gossip: keeping " + a.name + " at " + a.addr + " out of the ring: protocol 2, this process speaks 1"
 	logged.lines = slices.DeleteFunc(logged.lines, func(line string) bool { return !strings.Contains(line, "out of the ring") })
 	if diff := cmp.Diff([]string{want}, logged.lines); diff != "" {
 		t.Errorf("logged (-want +got):\n%s", diff)
@@ -426,7 +426,7 @@ func TestUnreadableMemberIsKeptOut(t *testing.T) {
 }
 
 func TestMemberUnderAFalseNameIsKeptOut(t *testing.T) {
-	r, err := newRoster(sampleMember())
+	r, err := newRoster(sampleMember(), "10.0.0.9:7946")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -446,7 +446,7 @@ func TestMemberUnderAFalseNameIsKeptOut(t *testing.T) {
 
 func TestLastToJoinUnderAURLCounts(t *testing.T) {
 	self := sampleMember()
-	r, err := newRoster(self)
+	r, err := newRoster(self, "10.0.0.9:7946")
 	if err != nil {
 		t.Fatal(err)
 	}

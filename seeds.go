@@ -15,22 +15,24 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Finding the cluster: seeds are looked up and tried until the node leaves, for
-// gossip forgets those it has lost, and a name may mean other addresses tomorrow.
+// Finding the cluster, and finding it again: seeds and lost members are tried until
+// the node leaves. Seeds are looked up each time, for a name may mean other addresses
+// tomorrow.
 
 const (
 	// seedsTimeout bounds the first round, which Join waits for.
 	seedsTimeout = 2 * time.Second
 
-	// A node that knows nobody tries its seeds every second; others only look
-	// for seeds that are not among their members, which is how halves of a
-	// cluster that never met find each other. Both times vary by half, so that
-	// nodes that started together do not try together.
+	// A node that knows nobody tries every second, and once at once when it has lost
+	// the last it knew; others only look for seeds that are not among their members,
+	// which is how halves of a cluster that never met find each other, and for lost
+	// members whose turn it is. Both times vary by half, so that nodes that started
+	// together do not try together.
 	seekAlone  = time.Second
 	seekOthers = 10 * time.Second
 
-	// seekAtOnce is how many addresses a round tries (arbitrary; enough to get
-	// past a dead one).
+	// seekAtOnce is how many seeds a round tries, and how many lost members
+	// (arbitrary; enough to get past a dead one).
 	seekAtOnce = 2
 
 	// tryAtOnce is how many addresses the first round tries at the same time, for
@@ -93,11 +95,12 @@ func lookupOne(ctx context.Context, host string) (netip.Addr, error) {
 	return addrs[0], nil
 }
 
-// A seeker keeps a node in touch with its seeds.
+// A seeker keeps a node in touch with its cluster.
 type seeker struct {
 	node   *Node
 	gossip *gossip
 	seeds  []seed
+	alone  chan struct{} // room for one: the last member known was lost
 }
 
 // tryAll tries every seed once. It reports whether there was one to try, this node
@@ -140,42 +143,49 @@ func (s *seeker) tryAll(ctx context.Context) (tried bool, reached int, err error
 	return true, reached, err
 }
 
-// run tries seeds that are not members until the node leaves.
+// run tries seeds and lost members until the node leaves.
 func (s *seeker) run() {
-	if len(s.seeds) == 0 {
-		return
-	}
-	for {
+	for last := time.Now(); ; {
 		wait := seekOthers
 		if len(s.gossip.addrs()) == 0 {
 			wait = seekAlone
 		}
-		wait = wait/2 + rand.N(wait)
+		timer := time.NewTimer(wait/2 + rand.N(wait))
 		select {
-		case <-time.After(wait):
+		case <-timer.C:
+		case <-s.alone:
 		case <-s.node.life.Done():
+			timer.Stop()
 			return
 		}
+		timer.Stop()
+		addrs := some(s.gossip.missed(time.Since(last)))
+		last = time.Now()
 		ctx, cancel := context.WithTimeout(s.node.life, seedsTimeout)
-		addrs, err := s.missing(ctx)
+		seeds, err := s.missing(ctx)
 		cancel()
 		if err != nil {
 			s.node.logger.Debug("peercache: looking up seeds", "err", err)
 		}
-		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
-		addrs = addrs[:min(len(addrs), seekAtOnce)]
+		addrs = append(addrs, some(seeds)...)
 		if len(addrs) == 0 || s.node.life.Err() != nil {
 			continue
 		}
 		if _, err := s.gossip.join(addrs); err != nil {
-			s.node.logger.Debug("peercache: trying seeds", "seeds", addrs, "err", err)
+			s.node.logger.Debug("peercache: trying seeds and lost members", "addrs", addrs, "err", err)
 		}
 	}
 }
 
+// some picks a few of addrs, which it shuffles.
+func some(addrs []string) []string {
+	rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+	return addrs[:min(len(addrs), seekAtOnce)]
+}
+
 // missing returns the addresses of seeds that are no members of this cluster.
 func (s *seeker) missing(ctx context.Context) ([]string, error) {
-	known := append(s.gossip.addrs(), s.gossip.addr())
+	known := append(s.gossip.addrs(), s.gossip.addr)
 	var addrs []string
 	var errs []error
 	for _, seed := range s.seeds {
