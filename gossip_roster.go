@@ -24,12 +24,14 @@ type roster struct {
 	// every one of its methods. Nothing is called with mu held.
 	mu struct {
 		sync.Mutex
-		self   member
-		meta   []byte // self encoded; replaced, never written to
-		told   []byte // what memberlist tells others of this process
-		joins  uint64
-		peers  map[string]peerRecord // by gossip name, without self
-		lost   lostMembers
+		self  member
+		meta  []byte // self encoded; replaced, never written to
+		told  []byte // what memberlist tells others of this process
+		joins uint64
+		peers map[string]peerRecord // by gossip name, without self
+		lost  lostMembers
+		// met tells who answered at a URL that several processes have, by boot.
+		met    map[string]uint64
 		frozen bool // nothing changes any more
 	}
 }
@@ -52,23 +54,27 @@ func newRoster(self member, addr string) (*roster, error) {
 	r.mu.self = self
 	r.mu.meta = meta
 	r.mu.peers = make(map[string]peerRecord)
+	r.mu.met = make(map[string]uint64)
 	return r, nil
 }
 
 // members returns all processes of the cluster that are believed alive, this one
 // included, sorted by URL; the slice is the caller's.
 //
-// A URL appears once. Of several processes with one URL (a restart whose death
-// nobody has noticed yet, or a mistake) it is the one that joined last, as this
-// process saw it: whoever needs the truth asks who answers there. This process's own
-// URL is always itself, since a restarted process hears of its former self after its
-// own start.
+// A URL appears once. Of several processes with one URL it is the one that was met
+// there; before anybody was, the one that joined last, as this process saw it: a
+// restart is more likely than a mistake. This process's own URL is always itself.
 func (r *roster) members() []member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	latest := make(map[string]peerRecord, 1+len(r.mu.peers))
 	for _, p := range r.mu.peers {
-		if q, ok := latest[p.url]; p.err == nil && (!ok || p.joined > q.joined) {
+		if p.err != nil {
+			continue
+		}
+		q, twin := latest[p.url]
+		boot, met := r.mu.met[p.url]
+		if !twin || met && p.boot == boot || !(met && q.boot == boot) && p.joined > q.joined {
 			latest[p.url] = p
 		}
 	}
@@ -79,6 +85,40 @@ func (r *roster) members() []member {
 	}
 	slices.SortFunc(list, func(a, b member) int { return cmp.Compare(a.url, b.url) })
 	return list
+}
+
+// knows reports whether the process of this boot is alive and has this URL.
+func (r *roster) knows(url string, boot uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p, known := r.mu.peers[member{url: url, boot: boot}.gossipName()]
+	return known && p.err == nil
+}
+
+// twins returns the URLs that several live processes have.
+func (r *roster) twins() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	count := map[string]int{r.mu.self.url: 1}
+	var urls []string
+	for _, p := range r.mu.peers {
+		if p.err != nil {
+			continue
+		}
+		if count[p.url]++; count[p.url] == 2 {
+			urls = append(urls, p.url)
+		}
+	}
+	return urls
+}
+
+// answers notes who was met at a URL.
+func (r *roster) answers(url string, boot uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, alive := r.mu.peers[member{url: url, boot: boot}.gossipName()]; alive && !r.mu.frozen {
+		r.mu.met[url] = boot
+	}
 }
 
 // addrs returns the gossip addresses of all others that are alive, sorted; also of
@@ -175,6 +215,9 @@ func (r *roster) drop(name string) {
 	known = known && !r.mu.frozen
 	if known {
 		delete(r.mu.peers, name)
+		if r.mu.met[p.url] == p.boot {
+			delete(r.mu.met, p.url)
+		}
 		if p.err == nil && p.state != stateLeaving && !r.replacedLocked(p) {
 			r.mu.lost.add(p.url, p.addr, now())
 		}
@@ -205,6 +248,15 @@ func (r *roster) missed(ago time.Duration) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.mu.lost.draw(now(), 1+len(r.mu.peers), ago)
+}
+
+// deaths counts those that were lost since it was last asked.
+func (r *roster) deaths() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.mu.lost.deaths
+	r.mu.lost.deaths = 0
+	return n
 }
 
 // lost counts the members that are lost now.

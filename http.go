@@ -18,7 +18,7 @@ import (
 )
 
 // The traffic between peers as plain HTTP: one POST for each request, a frame in,
-// frames out. What the requests mean is in serve.go and invalidate.go.
+// frames out. What the requests mean is in serve.go, invalidate.go and entering.go.
 
 const (
 	// dialTimeout bounds a connection and its handshake. Within a data centre
@@ -176,6 +176,8 @@ func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (w
 			}
 		}
 		return wire.Status_OK, ""
+	case *wire.Request_Meet:
+		return n.welcome(ctx, rw, req.GetHello())
 	default:
 		return wire.Status_BAD_REQUEST, "this node does not know what is asked"
 	}
@@ -315,7 +317,9 @@ func (n *Node) exchange(ctx context.Context, peer string, req *wire.Request, eac
 }
 
 func (n *Node) converse(ctx context.Context, peer string, req *wire.Request, each func(*wire.Response) error) error {
-	req.Hello = n.hello()
+	if req.Hello == nil {
+		req.Hello = n.hello()
+	}
 	frame, err := wire.AppendFrame(nil, req)
 	if err != nil {
 		return err

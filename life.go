@@ -13,15 +13,10 @@ import (
 	"time"
 )
 
-// A node's way through its phases: Join or SetPeers, the rings that follow, Leave.
+// A node's way through its phases: Join or SetPeers, Leave, and the ring in between.
+// What leads to a ring is in entering.go and following.go.
 
 const (
-	// Rings are built when gossip has been quiet for ringQuiet, so that a
-	// deploy of fifty nodes makes few of them, and at the latest ringLatest
-	// after the first change.
-	ringQuiet  = 20 * time.Millisecond
-	ringLatest = 200 * time.Millisecond
-
 	// lingerTime is how long a node that has left goes on answering: "told
 	// often enough" is not "known by everyone".
 	lingerTime = 2 * time.Second
@@ -40,6 +35,12 @@ const (
 // all nodes may start at once, and the first may start alone. What waiting cannot
 // cure is an error: a malformed seed, a second Join, a Join after SetPeers or
 // Leave, a gossip address that cannot be bound.
+//
+// The node enters the ring when an active member has dialled its URL and met it
+// there, which takes milliseconds; at once when there is no such member. So a server
+// with the node's [Node.Handler] must listen before Join. Where none is found Join
+// returns nil all the same: a warning a minute says what the member met instead, and
+// the node enters when it is cured. [Node.Ready] tells when.
 func (n *Node) Join(ctx context.Context, seeds ...string) error {
 	parsed, err := parseSeeds(seeds)
 	if err != nil {
@@ -66,27 +67,33 @@ func (n *Node) Join(ctx context.Context, seeds ...string) error {
 	n.gossip = g
 	n.mu.Unlock()
 	s := &seeker{node: n, gossip: g, seeds: parsed, alone: make(chan struct{}, 1)}
-	n.background(func() { n.followGossip(g, s) })
-	if tried, reached, err := s.tryAll(ctx); tried && reached == 0 {
+	e := newEntrance(n, g)
+	n.background(newFollower(n, g, s).run)
+	n.background(e.run)
+
+	if tried, reached, err := s.tryAll(ctx, e.meets); tried && reached == 0 {
 		n.logger.Warn("peercache: no seed answers yet; joining goes on", "seeds", seeds, "err", err)
 	}
+	e.meets()
 	n.background(s.run)
-	n.mu.Lock()
-	staying := n.phase == phaseJoined
-	if staying { // under the mutex: Leave, which says that it leaves, must come later
-		g.setState(stateActive)
-	}
-	n.mu.Unlock()
-	if !staying {
-		return errLeft
-	}
 	select {
 	case <-n.ready:
+	case <-e.refused:
+	case <-time.After(entryPatience + ringLatest):
 	case <-ctx.Done():
 	case <-n.life.Done():
+	}
+	if !n.joined() {
 		return errLeft
 	}
 	return nil
+}
+
+// joined reports whether the node has joined and not begun to leave.
+func (n *Node) joined() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.phase == phaseJoined
 }
 
 var (
@@ -141,35 +148,6 @@ func (n *Node) startGossip(ctx context.Context) (*gossip, error) {
 		network:   n.opts.Network,
 		logger:    n.logger,
 	})
-}
-
-// followGossip builds rings of what gossip finds, on this goroutine alone, until
-// the node has left.
-func (n *Node) followGossip(g *gossip, s *seeker) {
-	for alone := true; ; {
-		select {
-		case <-g.changed():
-		case <-n.life.Done():
-			return
-		}
-		latest := time.After(ringLatest)
-		for quiet := false; !quiet; {
-			select {
-			case <-g.changed():
-			case <-time.After(ringQuiet):
-				quiet = true
-			case <-latest:
-				quiet = true
-			case <-n.life.Done():
-				return
-			}
-		}
-		n.install(g.members())
-		was := alone
-		if alone = len(g.addrs()) == 0; alone && !was {
-			notify(s.alone)
-		}
-	}
 }
 
 // install makes members the node's view of the cluster.

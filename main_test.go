@@ -8,11 +8,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-// TestMain runs the tests, or one node of process_test.go if the environment
-// says so, and then looks for goroutines that were left behind.
+// TestMain runs the tests, or what the environment says instead, and then looks for goroutines that were left behind.
 func TestMain(m *testing.M) {
-	if seeds, ok := os.LookupEnv(childSeeds); ok {
-		runChild(seeds)
+	if run := children[os.Getenv(childKind)]; run != nil {
+		run()
 		return
 	}
 	code := m.Run()

@@ -93,6 +93,7 @@ type Node struct {
 	breakers  breakers
 	inFlight  inFlight     // requests to peers
 	handlers  atomic.Int64 // requests of peers for keys
+	meetings  atomic.Int64 // newcomers that are dialled back
 
 	failovers, skips, silences atomic.Int64
 
@@ -213,12 +214,18 @@ func (n *Node) Self() Peer {
 
 // GossipAddr returns the host:port that others pass to Join, "" before Join.
 func (n *Node) GossipAddr() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.gossip == nil {
+	g := n.gossiping()
+	if g == nil {
 		return ""
 	}
-	return n.gossip.addr
+	return g.addr
+}
+
+// gossiping returns the node's gossip, nil before Join.
+func (n *Node) gossiping() *gossip {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.gossip
 }
 
 // Stats returns what the node has counted, and how it stands.
@@ -234,13 +241,11 @@ func (n *Node) Stats() NodeStats {
 	if !r.left {
 		s.Peers = int64(r.table.Len())
 	}
-	n.mu.Lock()
-	g := n.gossip
-	n.mu.Unlock()
-	if g != nil {
+	if g := n.gossiping(); g != nil {
 		s.Health = int64(g.health())
 		s.Rejected = g.rejections()
 		s.Lost = g.lost()
+		s.Twins = int64(len(g.twins()))
 	}
 	return s
 }

@@ -477,6 +477,16 @@ func TestLastToJoinUnderAURLCounts(t *testing.T) {
 	first.state = stateLeaving
 	put(first, false)
 	check("the first says something", self, second)
+	r.answers(first.url, first.boot)
+	r.answers(first.url, 99) // of whom gossip has not told
+	check("the first was met", self, first)
+	if diff := cmp.Diff([]string{"http://10.0.0.5:8080", "http://a"}, slices.Sorted(slices.Values(r.twins()))); diff != "" {
+		t.Errorf("twins (-want +got):\n%s", diff)
+	}
+	r.drop(first.gossipName())
+	check("the first is gone", self, second)
+	put(first, true)
+	check("and is back, not met yet", self, first)
 	r.drop(second.gossipName())
 	check("the second is gone", self, first)
 	r.freeze()

@@ -1,143 +1,17 @@
 package peercache_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
-	"os"
-	"os/exec"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/peercache/peercache"
 )
-
-// Real sockets, and real processes for what only an operating system does. All on
-// loopback, on ports it picks.
-
-// childSeeds is set in the environment of a test binary that is to be a node.
-const childSeeds = "PEERCACHE_TEST_SEEDS"
-
-// realNode is a node with its server.
-type realNode struct {
-	*peercache.Node
-	server *http.Server
-	cache  *peercache.Cache[string]
-}
-
-// startReal starts a node on loopback that has joined through seeds.
-func startReal(ctx context.Context, load peercache.Loader[string], seeds ...string) (*realNode, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	node, err := peercache.NewNode("http://"+l.Addr().String(), &peercache.NodeOptions{Gossip: "127.0.0.1:0", Logger: discardLogger()})
-	if err != nil {
-		return nil, err
-	}
-	mux := http.NewServeMux()
-	mux.Handle(node.Handler())
-	r := &realNode{Node: node, server: &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}}
-	r.cache = peercache.New("c", load, &peercache.Options{Node: node, HotTTL: -1})
-	go func() { _ = r.server.Serve(l) }()
-	return r, node.Join(ctx, seeds...)
-}
-
-func newReal(t *testing.T, load peercache.Loader[string], seeds ...string) *realNode {
-	t.Helper()
-	n, err := startReal(t.Context(), load, seeds...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = n.Leave(t.Context()) // which has ended when this runs
-		n.server.Close()
-	})
-	return n
-}
-
-// runChild is what a process does that is a node: it joins, says where it is, and
-// serves until it is killed or its parent is gone.
-func runChild(seeds string) {
-	n, err := startReal(context.Background(), func(_ context.Context, key string) (string, time.Duration, error) {
-		return "value of " + key, time.Hour, nil
-	}, strings.Fields(seeds)...)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	fmt.Println(n.Self().URL)
-	_, _ = bufio.NewReader(os.Stdin).ReadByte() // the parent's end of the pipe closes with it
-}
-
-// startChild starts a process that is a node and returns its URL.
-func startChild(t *testing.T, seeds ...string) (*os.Process, string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), childSeeds+"="+strings.Join(seeds, " "))
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	url, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatalf("the child said nothing: %v", err)
-	}
-	return cmd.Process, strings.TrimSpace(url)
-}
-
-// eventually fails the test if ok does not become true within 20 seconds, many
-// times what it takes.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for poll := time.NewTicker(10 * time.Millisecond); !ok(); {
-		select {
-		case <-poll.C:
-		case <-deadline:
-			t.Fatalf("not within 20s: %s", what)
-		}
-	}
-}
-
-// converged reports whether all nodes see exactly each other.
-func converged(nodes ...*realNode) bool {
-	for _, n := range nodes {
-		peers := n.Peers()
-		if len(peers) != len(nodes) {
-			return false
-		}
-		for _, m := range nodes {
-			found := false
-			for _, p := range peers {
-				found = found || p.URL == m.Self().URL
-			}
-			if !found {
-				return false
-			}
-		}
-	}
-	return true
-}
 
 func TestNodesJoinOverRealSockets(t *testing.T) {
 	o := &origin{}
@@ -184,27 +58,18 @@ func TestAllNodesMayStartAtOnceInAnyOrder(t *testing.T) {
 		seeds = append(seeds, l.Addr().String())
 		l.Close()
 	}
-	nodes := make([]*peercache.Node, 3)
+	nodes := make([]*realNode, 3)
 	var wg sync.WaitGroup
 	for i, gossip := range seeds {
-		node, err := peercache.NewNode(fmt.Sprint("http://127.0.0.1:", 1+i), &peercache.NodeOptions{Gossip: gossip, Logger: discardLogger()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		nodes[i] = node
+		nodes[i] = newUnjoined(t, gossip, valueOf)
 		wg.Go(func() {
-			if err := node.Join(t.Context(), seeds...); err != nil {
+			if err := nodes[i].Join(t.Context(), seeds...); err != nil {
 				t.Errorf("Join: %v", err)
 			}
 		})
-		t.Cleanup(func() {
-			_ = node.Leave(t.Context()) // which has ended when this runs
-		})
 	}
 	wg.Wait()
-	eventually(t, "three nodes find each other", func() bool {
-		return len(nodes[0].Peers()) == 3 && len(nodes[1].Peers()) == 3 && len(nodes[2].Peers()) == 3
-	})
+	eventually(t, "three nodes find each other", func() bool { return converged(nodes...) })
 }
 
 func TestKillMinus9FailsNoGet(t *testing.T) {
@@ -215,11 +80,8 @@ func TestKillMinus9FailsNoGet(t *testing.T) {
 	}
 	a := newReal(t, load)
 	b := newReal(t, load, a.GossipAddr())
-	child, url := startChild(t, a.GossipAddr())
-	sees := func(n int) func() bool {
-		return func() bool { return len(a.Peers()) == n && len(b.Peers()) == n }
-	}
-	eventually(t, "the child joins", sees(3))
+	child := startChild(t, a.GossipAddr())
+	eventually(t, "the child joins", see(3, a, b))
 
 	ctx, stop := context.WithCancel(t.Context())
 	var gets, atChild atomic.Int64
@@ -229,7 +91,7 @@ func TestKillMinus9FailsNoGet(t *testing.T) {
 		wg.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				key := fmt.Sprint("key-", g, "-", i)
-				if cache.Owner(key) == url {
+				if cache.Owner(key) == child.url {
 					atChild.Add(1)
 				}
 				v, err := cache.Get(ctx, key)
@@ -248,7 +110,7 @@ func TestKillMinus9FailsNoGet(t *testing.T) {
 	if testing.Short() {
 		eventually(t, "Gets run after the kill", func() bool { return gets.Load() > before+1000 })
 	} else {
-		eventually(t, "the others notice", sees(2)) // about 3 s, of which no Get waits
+		eventually(t, "the others notice", see(2, a, b)) // about 3 s, of which no Get waits
 	}
 	stop()
 	wg.Wait()
@@ -262,22 +124,12 @@ func TestKillMinus9FailsNoGet(t *testing.T) {
 // answers. How long Gets take is logged and, exactly, tested in a bubble
 // (TestPausedPeerIsHardlyNoticed); here none may fail.
 func TestSIGSTOPFailsNoGet(t *testing.T) {
-	load := func(_ context.Context, key string) (string, time.Duration, error) {
-		return "value of " + key, time.Hour, nil
-	}
-	nodes := []*realNode{newReal(t, load)}
+	nodes := []*realNode{newReal(t, valueOf)}
 	for range 3 {
-		nodes = append(nodes, newReal(t, load, nodes[0].GossipAddr()))
+		nodes = append(nodes, newReal(t, valueOf, nodes[0].GossipAddr()))
 	}
-	child, url := startChild(t, nodes[0].GossipAddr())
-	five := func() bool {
-		for _, n := range nodes {
-			if len(n.Peers()) != 5 {
-				return false
-			}
-		}
-		return true
-	}
+	child := startChild(t, nodes[0].GossipAddr())
+	five := see(5, nodes...)
 	eventually(t, "the child joins", five)
 
 	stopped := 2 * time.Second
@@ -301,7 +153,7 @@ func TestSIGSTOPFailsNoGet(t *testing.T) {
 					mu.Lock()
 					defer mu.Unlock()
 					took = append(took, time.Since(start))
-					if n.cache.Owner(key) == url {
+					if n.cache.Owner(key) == child.url {
 						atChild++
 					}
 					if err != nil || v != "value of "+key {

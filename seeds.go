@@ -103,14 +103,18 @@ type seeker struct {
 	alone  chan struct{} // room for one: the last member known was lost
 }
 
-// tryAll tries every seed once. It reports whether there was one to try, this node
-// itself aside, and how many addresses answered.
-func (s *seeker) tryAll(ctx context.Context) (tried bool, reached int, err error) {
+// tryAll tries every seed once, and calls met at the first answer. It reports whether
+// there was one to try, this node itself aside, and how many addresses answered.
+func (s *seeker) tryAll(ctx context.Context, met func()) (tried bool, reached int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, seedsTimeout)
 	defer cancel()
 	addrs, err := s.missing(ctx)
 	if len(addrs) == 0 {
 		return err != nil, 0, err
+	}
+	if far := farFromLoopback(s.node.host, s.gossip.advertised.Addr(), addrs); far != "" {
+		s.node.logger.Warn("peercache: this node is on a loopback address, which other machines take for themselves, and its seed is not: "+
+			"use an address of this machine", "url", s.node.self.url, "gossip", s.gossip.addr, "seed", far)
 	}
 	type result struct {
 		reached int
@@ -132,7 +136,9 @@ func (s *seeker) tryAll(ctx context.Context) (tried bool, reached int, err error
 	for range addrs {
 		select {
 		case r := <-results:
-			reached += r.reached
+			if reached += r.reached; reached > 0 {
+				met()
+			}
 			err = errors.Join(err, r.err)
 		case <-ctx.Done():
 			return true, reached, errors.Join(err, ctx.Err())
@@ -141,6 +147,23 @@ func (s *seeker) tryAll(ctx context.Context) (tried bool, reached int, err error
 		}
 	}
 	return true, reached, err
+}
+
+// farFromLoopback returns the first of addrs that is not loopback, "" if there is none,
+// or if a node with this host in its URL and this address for gossip is not on loopback.
+func farFromLoopback(host string, gossip netip.Addr, addrs []string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	if !isLoopback(host) && !gossip.IsLoopback() {
+		return ""
+	}
+	for _, addr := range addrs {
+		if ap, err := netip.ParseAddrPort(addr); err == nil && !ap.Addr().IsLoopback() {
+			return addr
+		}
+	}
+	return ""
 }
 
 // run tries seeds and lost members until the node leaves.

@@ -87,5 +87,6 @@ type NodeStats struct {
 	Tripped     int64 // times that a breaker has opened
 	Silences    int64 // requests given up because the peer sent nothing for too long
 	Rejected    int64 // members kept out of the ring because what they say of themselves makes no sense here
+	Twins       int64 // URLs that several live processes have: a restart for some seconds, else a mistake
 	Lost        int64 // members that died, or were cut off, and are tried again
 }

@@ -50,6 +50,7 @@ const (
 	Status_WRONG_CLUSTER Status = 12
 	Status_DRAINING      Status = 13 // this node has left
 	Status_CLOSED        Status = 14 // the cache was closed while it worked on the key
+	Status_UNMET         Status = 15 // the asker does not answer at its URL
 )
 
 // Enum value maps for Status.
@@ -70,6 +71,7 @@ var (
 		12: "WRONG_CLUSTER",
 		13: "DRAINING",
 		14: "CLOSED",
+		15: "UNMET",
 	}
 	Status_value = map[string]int32{
 		"OK":            0,
@@ -87,6 +89,7 @@ var (
 		"WRONG_CLUSTER": 12,
 		"DRAINING":      13,
 		"CLOSED":        14,
+		"UNMET":         15,
 	}
 )
 
@@ -186,6 +189,7 @@ type Request struct {
 	//	*Request_Push
 	//	*Request_Sync
 	//	*Request_Members
+	//	*Request_Meet
 	Op            isRequest_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -326,6 +330,15 @@ func (x *Request) GetMembers() *Members {
 	return nil
 }
 
+func (x *Request) GetMeet() *Meet {
+	if x != nil {
+		if x, ok := x.Op.(*Request_Meet); ok {
+			return x.Meet
+		}
+	}
+	return nil
+}
+
 type isRequest_Op interface {
 	isRequest_Op()
 }
@@ -358,6 +371,10 @@ type Request_Members struct {
 	Members *Members `protobuf:"bytes,14,opt,name=members,proto3,oneof"`
 }
 
+type Request_Meet struct {
+	Meet *Meet `protobuf:"bytes,15,opt,name=meet,proto3,oneof"`
+}
+
 func (*Request_Get) isRequest_Op() {}
 
 func (*Request_Set) isRequest_Op() {}
@@ -371,6 +388,8 @@ func (*Request_Push) isRequest_Op() {}
 func (*Request_Sync) isRequest_Op() {}
 
 func (*Request_Members) isRequest_Op() {}
+
+func (*Request_Meet) isRequest_Op() {}
 
 // A Response is all or a part of the answer to a request. A Get, Peek or Push
 // has one Answer for each key, in any order, in any number of responses.
@@ -1570,12 +1589,51 @@ func (x *Member) GetState() State {
 	return State_UNKNOWN
 }
 
+// A Meet asks who answers, which the hello of the answer says. Of an asker whose
+// hello says that it joins, the one asked first makes sure, by a Meet to the asker's
+// URL, that the asker answers there.
+type Meet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Meet) Reset() {
+	*x = Meet{}
+	mi := &file_wire_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Meet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Meet) ProtoMessage() {}
+
+func (x *Meet) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Meet.ProtoReflect.Descriptor instead.
+func (*Meet) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{18}
+}
+
 var File_wire_proto protoreflect.FileDescriptor
 
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\x11peercache.wire.v1\"\x85\x04\n" +
+	"wire.proto\x12\x11peercache.wire.v1\"\xb4\x04\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x05hello\x18\x02 \x01(\v2\x18.peercache.wire.v1.HelloR\x05hello\x12\x14\n" +
@@ -1591,7 +1649,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x04peek\x18\v \x01(\v2\x17.peercache.wire.v1.PeekH\x00R\x04peek\x12-\n" +
 	"\x04push\x18\f \x01(\v2\x17.peercache.wire.v1.PushH\x00R\x04push\x12-\n" +
 	"\x04sync\x18\r \x01(\v2\x17.peercache.wire.v1.SyncH\x00R\x04sync\x126\n" +
-	"\amembers\x18\x0e \x01(\v2\x1a.peercache.wire.v1.MembersH\x00R\amembersB\x04\n" +
+	"\amembers\x18\x0e \x01(\v2\x1a.peercache.wire.v1.MembersH\x00R\amembers\x12-\n" +
+	"\x04meet\x18\x0f \x01(\v2\x17.peercache.wire.v1.MeetH\x00R\x04meetB\x04\n" +
 	"\x02op\"\x95\x03\n" +
 	"\bResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
@@ -1683,7 +1742,8 @@ const file_wire_proto_rawDesc = "" +
 	"\x06Member\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\x06R\x04boot\x12.\n" +
-	"\x05state\x18\x03 \x01(\x0e2\x18.peercache.wire.v1.StateR\x05state*\xe5\x01\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x18.peercache.wire.v1.StateR\x05state\"\x06\n" +
+	"\x04Meet*\xf0\x01\n" +
 	"\x06Status\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\f\n" +
@@ -1703,7 +1763,8 @@ const file_wire_proto_rawDesc = "" +
 	"\rWRONG_CLUSTER\x10\f\x12\f\n" +
 	"\bDRAINING\x10\r\x12\n" +
 	"\n" +
-	"\x06CLOSED\x10\x0e*:\n" +
+	"\x06CLOSED\x10\x0e\x12\t\n" +
+	"\x05UNMET\x10\x0f*:\n" +
 	"\x05State\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aJOINING\x10\x01\x12\n" +
@@ -1724,7 +1785,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_wire_proto_goTypes = []any{
 	(Status)(0),        // 0: peercache.wire.v1.Status
 	(State)(0),         // 1: peercache.wire.v1.State
@@ -1746,6 +1807,7 @@ var file_wire_proto_goTypes = []any{
 	(*Range)(nil),      // 17: peercache.wire.v1.Range
 	(*Members)(nil),    // 18: peercache.wire.v1.Members
 	(*Member)(nil),     // 19: peercache.wire.v1.Member
+	(*Meet)(nil),       // 20: peercache.wire.v1.Meet
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: peercache.wire.v1.Request.hello:type_name -> peercache.wire.v1.Hello
@@ -1757,39 +1819,40 @@ var file_wire_proto_depIdxs = []int32{
 	13, // 6: peercache.wire.v1.Request.push:type_name -> peercache.wire.v1.Push
 	15, // 7: peercache.wire.v1.Request.sync:type_name -> peercache.wire.v1.Sync
 	18, // 8: peercache.wire.v1.Request.members:type_name -> peercache.wire.v1.Members
-	4,  // 9: peercache.wire.v1.Response.hello:type_name -> peercache.wire.v1.Hello
-	0,  // 10: peercache.wire.v1.Response.status:type_name -> peercache.wire.v1.Status
-	8,  // 11: peercache.wire.v1.Response.answers:type_name -> peercache.wire.v1.Answer
-	5,  // 12: peercache.wire.v1.Response.head:type_name -> peercache.wire.v1.Ids
-	16, // 13: peercache.wire.v1.Response.synced:type_name -> peercache.wire.v1.Synced
-	19, // 14: peercache.wire.v1.Response.member_list:type_name -> peercache.wire.v1.Member
-	1,  // 15: peercache.wire.v1.Hello.state:type_name -> peercache.wire.v1.State
-	5,  // 16: peercache.wire.v1.Hello.applied:type_name -> peercache.wire.v1.Ids
-	7,  // 17: peercache.wire.v1.Get.needs:type_name -> peercache.wire.v1.Need
-	5,  // 18: peercache.wire.v1.Get.cleared:type_name -> peercache.wire.v1.Ids
-	5,  // 19: peercache.wire.v1.Need.ids:type_name -> peercache.wire.v1.Ids
-	0,  // 20: peercache.wire.v1.Answer.status:type_name -> peercache.wire.v1.Status
-	5,  // 21: peercache.wire.v1.Answer.birth:type_name -> peercache.wire.v1.Ids
-	5,  // 22: peercache.wire.v1.Set.before:type_name -> peercache.wire.v1.Ids
-	11, // 23: peercache.wire.v1.Invalidate.records:type_name -> peercache.wire.v1.Record
-	7,  // 24: peercache.wire.v1.Peek.needs:type_name -> peercache.wire.v1.Need
-	5,  // 25: peercache.wire.v1.Peek.cleared:type_name -> peercache.wire.v1.Ids
-	14, // 26: peercache.wire.v1.Push.entries:type_name -> peercache.wire.v1.Entry
-	5,  // 27: peercache.wire.v1.Push.cleared:type_name -> peercache.wire.v1.Ids
-	5,  // 28: peercache.wire.v1.Push.applied:type_name -> peercache.wire.v1.Ids
-	5,  // 29: peercache.wire.v1.Entry.birth:type_name -> peercache.wire.v1.Ids
-	5,  // 30: peercache.wire.v1.Sync.applied:type_name -> peercache.wire.v1.Ids
-	5,  // 31: peercache.wire.v1.Sync.aged:type_name -> peercache.wire.v1.Ids
-	17, // 32: peercache.wire.v1.Sync.missing:type_name -> peercache.wire.v1.Range
-	5,  // 33: peercache.wire.v1.Synced.applied:type_name -> peercache.wire.v1.Ids
-	11, // 34: peercache.wire.v1.Synced.records:type_name -> peercache.wire.v1.Record
-	17, // 35: peercache.wire.v1.Synced.gone:type_name -> peercache.wire.v1.Range
-	1,  // 36: peercache.wire.v1.Member.state:type_name -> peercache.wire.v1.State
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	20, // 9: peercache.wire.v1.Request.meet:type_name -> peercache.wire.v1.Meet
+	4,  // 10: peercache.wire.v1.Response.hello:type_name -> peercache.wire.v1.Hello
+	0,  // 11: peercache.wire.v1.Response.status:type_name -> peercache.wire.v1.Status
+	8,  // 12: peercache.wire.v1.Response.answers:type_name -> peercache.wire.v1.Answer
+	5,  // 13: peercache.wire.v1.Response.head:type_name -> peercache.wire.v1.Ids
+	16, // 14: peercache.wire.v1.Response.synced:type_name -> peercache.wire.v1.Synced
+	19, // 15: peercache.wire.v1.Response.member_list:type_name -> peercache.wire.v1.Member
+	1,  // 16: peercache.wire.v1.Hello.state:type_name -> peercache.wire.v1.State
+	5,  // 17: peercache.wire.v1.Hello.applied:type_name -> peercache.wire.v1.Ids
+	7,  // 18: peercache.wire.v1.Get.needs:type_name -> peercache.wire.v1.Need
+	5,  // 19: peercache.wire.v1.Get.cleared:type_name -> peercache.wire.v1.Ids
+	5,  // 20: peercache.wire.v1.Need.ids:type_name -> peercache.wire.v1.Ids
+	0,  // 21: peercache.wire.v1.Answer.status:type_name -> peercache.wire.v1.Status
+	5,  // 22: peercache.wire.v1.Answer.birth:type_name -> peercache.wire.v1.Ids
+	5,  // 23: peercache.wire.v1.Set.before:type_name -> peercache.wire.v1.Ids
+	11, // 24: peercache.wire.v1.Invalidate.records:type_name -> peercache.wire.v1.Record
+	7,  // 25: peercache.wire.v1.Peek.needs:type_name -> peercache.wire.v1.Need
+	5,  // 26: peercache.wire.v1.Peek.cleared:type_name -> peercache.wire.v1.Ids
+	14, // 27: peercache.wire.v1.Push.entries:type_name -> peercache.wire.v1.Entry
+	5,  // 28: peercache.wire.v1.Push.cleared:type_name -> peercache.wire.v1.Ids
+	5,  // 29: peercache.wire.v1.Push.applied:type_name -> peercache.wire.v1.Ids
+	5,  // 30: peercache.wire.v1.Entry.birth:type_name -> peercache.wire.v1.Ids
+	5,  // 31: peercache.wire.v1.Sync.applied:type_name -> peercache.wire.v1.Ids
+	5,  // 32: peercache.wire.v1.Sync.aged:type_name -> peercache.wire.v1.Ids
+	17, // 33: peercache.wire.v1.Sync.missing:type_name -> peercache.wire.v1.Range
+	5,  // 34: peercache.wire.v1.Synced.applied:type_name -> peercache.wire.v1.Ids
+	11, // 35: peercache.wire.v1.Synced.records:type_name -> peercache.wire.v1.Record
+	17, // 36: peercache.wire.v1.Synced.gone:type_name -> peercache.wire.v1.Range
+	1,  // 37: peercache.wire.v1.Member.state:type_name -> peercache.wire.v1.State
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -1805,6 +1868,7 @@ func file_wire_proto_init() {
 		(*Request_Push)(nil),
 		(*Request_Sync)(nil),
 		(*Request_Members)(nil),
+		(*Request_Meet)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1812,7 +1876,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

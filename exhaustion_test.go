@@ -1,0 +1,3 @@
+package peercache_test
+
+func runShortOfDescriptors() {}
