@@ -20,34 +20,49 @@ import (
 // A node's URL, seeds and phases where they meet.
 
 func TestJoinDoesNotUndoALeave(t *testing.T) {
-	first := newReal(t, (&origin{}).load)
-	mute, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0") // accepts, and never answers
+	first := newReal(t, valueOf)
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", anywhere)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer mute.Close()
-	n, err := peercache.NewNode("http://127.0.0.1:1", &peercache.NodeOptions{Gossip: "127.0.0.1:0", Logger: discardLogger()})
+	n, err := peercache.NewNode("http://"+l.Addr().String(), &peercache.NodeOptions{Gossip: anywhere, Logger: discardLogger()})
 	if err != nil {
 		t.Fatal(err)
 	}
+	dialled, left := make(chan struct{}), make(chan struct{})
+	var again atomic.Bool
+	_, handler := n.Handler()
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !again.Swap(true) { // who dials back first learns whom it has met when that leaves
+			close(dialled)
+			<-left
+		}
+		handler.ServeHTTP(w, r)
+	})}
+	go func() { _ = server.Serve(l) }()
+	defer server.Close()
 	joined := make(chan error, 1)
-	go func() { joined <- n.Join(t.Context(), first.GossipAddr(), mute.Addr().String()) }()
-	eventually(t, "gossip with the first node", func() bool {
+	go func() { joined <- n.Join(t.Context(), first.GossipAddr()) }()
+	<-dialled
+	eventually(t, "the node knows whom to tell", func() bool {
 		peers := n.Peers()
 		return len(peers) == 1 && peers[0].URL == first.Self().URL
 	})
-	left := make(chan error, 1)
-	go func() { left <- n.Leave(t.Context()) }()
+	leaving := make(chan error, 1)
+	go func() { leaving <- n.Leave(t.Context()) }()
+	eventually(t, "Leave has begun", func() bool {
+		err := n.Join(t.Context())
+		return err != nil && strings.Contains(err.Error(), "has left")
+	})
+	close(left)
 	if err := <-joined; err == nil {
 		t.Error("Join that Leave overtook: no error")
 	}
-	if err := <-left; err != nil {
+	if err := <-leaving; err != nil {
 		t.Errorf("Leave: %v", err)
 	}
-	select {
-	case <-n.Ready():
+	if isReady(n) {
 		t.Error("a node became active that had begun to leave")
-	default:
 	}
 }
 
