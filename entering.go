@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"sync"
+	"slices"
 	"time"
 
 	"github.com/peercache/peercache/internal/wire"
@@ -40,32 +40,40 @@ const (
 type entrance struct {
 	node    *Node
 	gossip  *gossip
-	contact chan struct{} // closed by meets
-	meets   func()        // tells that a seed has answered, or that none will
+	contact chan string   // room for one: the gossip address of the seed that answered first, "" if none did
 	refused chan struct{} // closed when a member has dialled the URL in vain
 
 	warned everyMinute
 }
 
 func newEntrance(n *Node, g *gossip) *entrance {
-	e := &entrance{node: n, gossip: g, contact: make(chan struct{}), refused: make(chan struct{})}
-	e.meets = sync.OnceFunc(func() { close(e.contact) })
-	return e
+	return &entrance{node: n, gossip: g, contact: make(chan string, 1), refused: make(chan struct{})}
+}
+
+// meets tells that a seed has answered, or with "" that none will. Only the first call
+// counts.
+func (e *entrance) meets(addr string) {
+	select {
+	case e.contact <- addr:
+	default:
+	}
 }
 
 // run makes the node active: when an active member reaches it; at once when it knows
 // of none; entryPatience after its first contact when none has said whether he does.
 // It ends when one does, or when the node leaves.
 func (e *entrance) run() {
+	var contact string
 	select {
-	case <-e.contact:
+	case contact = <-e.contact:
 	case <-e.node.life.Done():
 		return
 	}
 	patience := time.Now().Add(entryPatience)
 	wait := entryFirst
 	for active, refused := false, false; ; {
-		peer, known := e.pick()
+		peer, known := e.pick(contact)
+		contact = ""
 		v := unsaid
 		if known {
 			v = e.ask(peer, active)
@@ -100,8 +108,9 @@ func (e *entrance) run() {
 	}
 }
 
-// pick returns the URL of an active member, any but this node.
-func (e *entrance) pick() (url string, known bool) {
+// pick returns the URL of an active member, any but this node. The one that gossips at
+// the address of the first contact comes first: it is there, and knows of this node.
+func (e *entrance) pick(contact string) (url string, known bool) {
 	var active []string
 	for _, m := range e.gossip.members() {
 		if m.state == stateActive && m.url != e.node.self.url {
@@ -110,6 +119,9 @@ func (e *entrance) pick() (url string, known bool) {
 	}
 	if len(active) == 0 {
 		return "", false
+	}
+	if url := e.gossip.urlAt(contact); slices.Contains(active, url) {
+		return url, true
 	}
 	return active[rand.N(len(active))], true
 }

@@ -122,6 +122,7 @@ func TestNodeThatPeersDoNotReachStaysOutUntilTheyDo(t *testing.T) {
 }
 
 func TestNodeThatNobodyCanCheckEntersAfterASecond(t *testing.T) {
+	t.Parallel() // it mostly waits
 	a := newReal(t, valueOf)
 	a.server.Close()
 	b := newUnjoined(t, anywhere, valueOf)

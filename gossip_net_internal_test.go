@@ -20,16 +20,56 @@ import (
 )
 
 // gossipNet is a network in memory, for bubbles: packets are buffered, streams are
-// pipes. A host that is down sends and receives nothing, and dials to it hang.
+// pipes. A host that is down sends and receives nothing, and dials to it hang. Neither
+// do hosts of different groups hear each other.
 type gossipNet struct {
 	mu      sync.Mutex
 	streams map[string]*memListener
 	packets map[string]*memPackets
 	down    map[string]bool
+	group   map[string]int
+	sent    traffic
 }
 
+// traffic is what all hosts together have sent.
+type traffic struct{ packets, streams, bytes int64 }
+
 func newGossipNet() *gossipNet {
-	return &gossipNet{streams: map[string]*memListener{}, packets: map[string]*memPackets{}, down: map[string]bool{}}
+	return &gossipNet{
+		streams: map[string]*memListener{}, packets: map[string]*memPackets{}, down: map[string]bool{}, group: map[string]int{},
+	}
+}
+
+func (n *gossipNet) apartLocked(a, b string) bool {
+	return n.down[a] || n.down[b] || n.group[a] != n.group[b]
+}
+
+// partition puts hosts into groups.
+func (n *gossipNet) partition(group func(addr string) int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for addr := range n.packets {
+		n.group[addr] = group(addr)
+	}
+}
+
+func (n *gossipNet) traffic() traffic {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sent
+}
+
+// memStream counts what is written to it.
+type memStream struct {
+	net.Conn
+	net *gossipNet
+}
+
+func (s memStream) Write(b []byte) (int, error) {
+	s.net.mu.Lock()
+	s.net.sent.bytes += int64(len(b))
+	s.net.mu.Unlock()
+	return s.Conn.Write(b)
 }
 
 func (n *gossipNet) setDown(addr string) {
@@ -38,20 +78,22 @@ func (n *gossipNet) setDown(addr string) {
 	n.down[addr] = true
 }
 
-func (n *gossipNet) network() *Network {
+// network is that of the host which gossips at from.
+func (n *gossipNet) network(from string) *Network {
 	return &Network{
 		Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			n.mu.Lock()
 			l := n.streams[addr]
-			if n.down[addr] {
+			if n.apartLocked(from, addr) {
 				l = nil
 			}
+			n.sent.streams++
 			n.mu.Unlock()
 			here, there := net.Pipe()
 			if l != nil {
 				select {
-				case l.conns <- there:
-					return here, nil
+				case l.conns <- memStream{there, n}:
+					return memStream{here, n}, nil
 				case <-l.closed:
 				case <-ctx.Done():
 				}
@@ -119,7 +161,9 @@ func (p *memPackets) ReadFrom(b []byte) (int, net.Addr, error) {
 func (p *memPackets) WriteTo(b []byte, to net.Addr) (int, error) {
 	p.net.mu.Lock()
 	defer p.net.mu.Unlock()
-	if q := p.net.packets[to.String()]; q != nil && !p.net.down[to.String()] && !p.net.down[p.addr.String()] {
+	p.net.sent.packets++
+	p.net.sent.bytes += int64(len(b))
+	if q := p.net.packets[to.String()]; q != nil && !p.net.apartLocked(p.addr.String(), to.String()) {
 		select {
 		case q.queue <- memPacket{slices.Clone(b), p.addr}:
 		default:
@@ -136,7 +180,7 @@ func bubbleGossip(t *testing.T, f func(t *testing.T, start func(name string, hos
 		f(t, func(name string, host int) *gossip {
 			c := newGossipConfig(name)
 			c.bind = fmt.Sprintf("10.0.0.%d:7946", host)
-			c.network = network.network()
+			c.network = network.network(c.bind)
 			return startGossip(t, c)
 		}, network)
 	})
@@ -269,7 +313,7 @@ func TestDeadSeedsDoNotAddUp(t *testing.T) {
 func TestPeerThatReadsNothingEndsJoin(t *testing.T) {
 	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, network *gossipNet) {
 		b := start("b", 2)
-		l, err := network.network().Listen("tcp", "10.0.0.1:7946")
+		l, err := network.network("10.0.0.1:7946").Listen("tcp", "10.0.0.1:7946")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -295,7 +339,7 @@ func TestPeerThatReadsNothingEndsJoin(t *testing.T) {
 
 func TestBrokenListenerDoesNotSpin(t *testing.T) {
 	bubbleGossip(t, func(t *testing.T, _ func(string, int) *gossip, network *gossipNet) {
-		broken := network.network()
+		broken := network.network("10.0.0.1:7946")
 		listen := broken.Listen
 		var tries int
 		broken.Listen = func(network, addr string) (net.Listener, error) {

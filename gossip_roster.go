@@ -95,6 +95,19 @@ func (r *roster) knows(url string, boot uint64) bool {
 	return known && p.err == nil
 }
 
+// urlAt returns the URL of the process that gossips at an address, "" if there is none.
+func (r *roster) urlAt(addr string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var latest peerRecord
+	for _, p := range r.mu.peers {
+		if p.addr == addr && p.joined >= latest.joined {
+			latest = p
+		}
+	}
+	return latest.url
+}
+
 // twins returns the URLs that several live processes have.
 func (r *roster) twins() []string {
 	r.mu.Lock()

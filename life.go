@@ -74,7 +74,7 @@ func (n *Node) Join(ctx context.Context, seeds ...string) error {
 	if tried, reached, err := s.tryAll(ctx, e.meets); tried && reached == 0 {
 		n.logger.Warn("peercache: no seed answers yet; joining goes on", "seeds", seeds, "err", err)
 	}
-	e.meets()
+	e.meets("")
 	n.background(s.run)
 	select {
 	case <-n.ready:

@@ -20,6 +20,7 @@ import (
 // A node's URL, seeds and phases where they meet.
 
 func TestJoinDoesNotUndoALeave(t *testing.T) {
+	t.Parallel() // it mostly waits
 	first := newReal(t, valueOf)
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", anywhere)
 	if err != nil {

@@ -228,6 +228,7 @@ func TestDeathIsNoticed(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for real seconds")
 	}
+	t.Parallel()
 	a, b, c := startThree(t)
 	start := time.Now()
 	a.stop()

@@ -14,6 +14,7 @@ import (
 )
 
 func TestNodesJoinOverRealSockets(t *testing.T) {
+	t.Parallel() // it mostly waits
 	o := &origin{}
 	a := newReal(t, o.load)
 	b := newReal(t, o.load, a.GossipAddr())
@@ -73,6 +74,7 @@ func TestAllNodesMayStartAtOnceInAnyOrder(t *testing.T) {
 }
 
 func TestKillMinus9FailsNoGet(t *testing.T) {
+	t.Parallel() // it mostly waits
 	var loads atomic.Int32
 	load := func(_ context.Context, key string) (string, time.Duration, error) {
 		loads.Add(1)

@@ -103,9 +103,9 @@ type seeker struct {
 	alone  chan struct{} // room for one: the last member known was lost
 }
 
-// tryAll tries every seed once, and calls met at the first answer. It reports whether
+// tryAll tries every seed once, and calls met with each address that answers. It reports whether
 // there was one to try, this node itself aside, and how many addresses answered.
-func (s *seeker) tryAll(ctx context.Context, met func()) (tried bool, reached int, err error) {
+func (s *seeker) tryAll(ctx context.Context, met func(addr string)) (tried bool, reached int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, seedsTimeout)
 	defer cancel()
 	addrs, err := s.missing(ctx)
@@ -117,6 +117,7 @@ func (s *seeker) tryAll(ctx context.Context, met func()) (tried bool, reached in
 			"use an address of this machine", "url", s.node.self.url, "gossip", s.gossip.addr, "seed", far)
 	}
 	type result struct {
+		addr    string
 		reached int
 		err     error
 	}
@@ -127,7 +128,7 @@ func (s *seeker) tryAll(ctx context.Context, met func()) (tried bool, reached in
 		for _, addr := range addrs {
 			joins.Go(func() error {
 				reached, err := s.gossip.join([]string{addr})
-				results <- result{reached, err}
+				results <- result{addr, reached, err}
 				return nil
 			})
 		}
@@ -136,8 +137,8 @@ func (s *seeker) tryAll(ctx context.Context, met func()) (tried bool, reached in
 	for range addrs {
 		select {
 		case r := <-results:
-			if reached += r.reached; reached > 0 {
-				met()
+			if reached += r.reached; r.reached > 0 {
+				met(r.addr)
 			}
 			err = errors.Join(err, r.err)
 		case <-ctx.Done():
