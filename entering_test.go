@@ -125,7 +125,7 @@ func TestNodeThatNobodyCanCheckEntersAfterASecond(t *testing.T) {
 	t.Parallel() // it mostly waits
 	a := newReal(t, valueOf)
 	a.server.Close()
-	b := newUnjoined(t, anywhere, valueOf)
+	b := newUnjoined(t, anywhere, peercache.NodeOptions{}, valueOf)
 	start := time.Now()
 	if err := b.Join(t.Context(), a.GossipAddr()); err != nil {
 		t.Fatal(err)

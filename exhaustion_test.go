@@ -67,7 +67,7 @@ func comeAndGo() error {
 		return valueOf(ctx, key)
 	}
 	ctx := context.Background()
-	stay, err := startReal(ctx, anywhere, anywhere, discardLogger(), slow)
+	stay, err := startReal(ctx, anywhere, peercache.NodeOptions{}, slow)
 	if err == nil {
 		err = stay.Join(ctx)
 	}
@@ -113,7 +113,7 @@ func visits(ctx context.Context, stay *realNode, n int) error {
 }
 
 func visit(ctx context.Context, stay *realNode, i int) error {
-	guest, err := startReal(ctx, anywhere, anywhere, discardLogger(), valueOf)
+	guest, err := startReal(ctx, anywhere, peercache.NodeOptions{}, valueOf)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func settled() (goroutines, descriptors int) {
 
 // runOut takes all descriptors that are left and asks for values.
 func runOut(ctx context.Context, stay *realNode, slow peercache.Loader[string]) error {
-	peer, err := startReal(ctx, anywhere, anywhere, discardLogger(), slow)
+	peer, err := startReal(ctx, anywhere, peercache.NodeOptions{}, slow)
 	if err == nil {
 		err = peer.Join(ctx, stay.GossipAddr())
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -271,6 +273,40 @@ func TestSetPeersKeepsTheLastGoodList(t *testing.T) {
 	cancel()
 	if err := n.Leave(ended); !errors.Is(err, context.Canceled) {
 		t.Errorf("Leave with an ended context: %v, want context.Canceled", err)
+	}
+}
+
+func TestSetPeersKeepsTheConnectionsOfThoseThatStay(t *testing.T) {
+	var dials atomic.Int32
+	var dialer net.Dialer
+	a := newUnjoined(t, anywhere, peercache.NodeOptions{Network: &peercache.Network{
+		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			return dialer.DialContext(ctx, network, addr)
+		},
+		Listen:       func(string, string) (net.Listener, error) { return nil, net.ErrClosed },
+		ListenPacket: func(string, string) (net.PacketConn, error) { return nil, net.ErrClosed },
+	}}, valueOf)
+	b := newUnjoined(t, anywhere, peercache.NodeOptions{}, valueOf)
+	absent := peercache.Peer{URL: "http://127.0.0.1:1"}
+	for round := range 10 {
+		peers := []peercache.Peer{a.Self(), b.Self(), absent}[:2+round%2]
+		for _, n := range []*realNode{a, b} {
+			if err := n.SetPeers(peers...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		asked := 0
+		for i := 0; asked < 10; i++ {
+			if key := fmt.Sprint("key-", round, "-", i); a.cache.Owner(key) == b.Self().URL {
+				wantValue(t, a.cache, key)
+				asked++
+			}
+		}
+	}
+	// Two, where one is still being given back when the next Get begins.
+	if n := dials.Load(); n > 2 {
+		t.Errorf("%d connections were made to the peer that stays, want at most 2", n)
 	}
 }
 

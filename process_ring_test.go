@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/peercache/peercache"
 )
 
 // What becomes of the ring when a process is paused, killed, started again, or one of
@@ -159,23 +161,14 @@ func TestGrowingAndShrinkingUnderLoadFailsNoGet(t *testing.T) {
 func TestHalfOfThePeersVanishingIsLogged(t *testing.T) {
 	t.Parallel()
 	var log warnings
-	a, err := startReal(t.Context(), anywhere, anywhere, slog.New(&log), valueOf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = a.Leave(t.Context()) // which has ended when this runs
-		a.server.Close()
-	})
+	a := newUnjoined(t, anywhere, peercache.NodeOptions{Logger: slog.New(&log)}, valueOf)
 	if err := a.Join(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	others := []*realNode{newReal(t, valueOf, a.GossipAddr()), newReal(t, valueOf, a.GossipAddr())}
 	eventually(t, "three nodes", see(3, append(others, a)...))
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
 	for _, n := range others {
-		_ = n.Leave(ended) // without a word
+		n.vanish()
 	}
 	eventually(t, "both are found dead", see(1, a))
 	eventually(t, "that is logged", func() bool { return log.with("vanished at once", "n=2", "of=2") == 1 })
@@ -204,5 +197,43 @@ func TestDeathsOfProcessesAreNoticed(t *testing.T) {
 	t.Logf("%d kills of one of 4 processes: noticed by all after min %v, median %v, max %v", len(took), took[0], took[len(took)/2], took[len(took)-1])
 	if most := took[len(took)-1]; most > 10*time.Second {
 		t.Errorf("a death was noticed after %v, want about 3s", most)
+	}
+}
+
+func TestAnotherClusterOnAReusedAddressIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	var log warnings
+	a := newReal(t, valueOf)
+	b := newReal(t, valueOf, a.GossipAddr())
+	eventually(t, "two nodes", see(2, a, b))
+	serve, gossip := strings.TrimPrefix(b.Self().URL, "http://"), b.GossipAddr()
+	b.vanish()
+	other := newUnjoined(t, serve, peercache.NodeOptions{Gossip: gossip, Cluster: "other", Logger: slog.New(&log)}, valueOf)
+	if err := other.Join(t.Context(), a.GossipAddr()); err != nil {
+		t.Errorf("Join through a node of another cluster: %v, want nil: it may be replaced by one of this", err)
+	}
+	if n := log.with("no seed answers", a.GossipAddr()); n != 1 {
+		t.Errorf("%d warnings that the seed does not answer, want 1: %q", n, log.lines)
+	}
+	if !isReady(other.Node) {
+		t.Error("the other cluster's first node is not ready, want it alone in its ring")
+	}
+	eventually(t, "the death is noticed", see(1, a))
+	before := other.cache.Stats().Served + other.pid.Stats().Served
+	if lost := a.Stats().Lost; lost != 1 {
+		t.Errorf("%d members are lost, want 1", lost)
+	}
+	for i := range 200 {
+		wantValue(t, a.cache, fmt.Sprint("key-", i))
+	}
+	eventually(t, "the lost member's address was tried again", func() bool { return log.with("label") > 0 })
+	if !see(1, a, other)() {
+		t.Errorf("peers are %v and %v, want the two clusters apart", a.Peers(), other.Peers())
+	}
+	if n := other.cache.Stats().Served + other.pid.Stats().Served - before; n != 0 {
+		t.Errorf("the other cluster was asked for %d keys, want none", n)
+	}
+	if s := a.cache.Stats(); s.PeerGets != 0 {
+		t.Errorf("%d keys were asked of peers, want none: there are none", s.PeerGets)
 	}
 }

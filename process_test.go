@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/peercache/peercache"
 )
 
 func TestNodesJoinOverRealSockets(t *testing.T) {
@@ -48,6 +50,21 @@ func TestNodesJoinOverRealSockets(t *testing.T) {
 	}
 }
 
+func TestNodesMayBeCalledByName(t *testing.T) {
+	a := newUnjoined(t, "localhost:0", peercache.NodeOptions{}, valueOf)
+	b := newUnjoined(t, "localhost:0", peercache.NodeOptions{}, valueOf)
+	if err := errors.Join(a.Join(t.Context()), b.Join(t.Context(), a.GossipAddr())); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "two nodes converge", func() bool { return converged(a, b) })
+	for i := range 50 {
+		wantValue(t, a.cache, fmt.Sprint("key-", i))
+	}
+	if s := a.cache.Stats(); s.PeerGets == 0 || s.PeerErrors != 0 {
+		t.Errorf("%d fetches, %d failed, want some and none", s.PeerGets, s.PeerErrors)
+	}
+}
+
 func TestAllNodesMayStartAtOnceInAnyOrder(t *testing.T) {
 	// Ports that all of them are told of before anyone listens.
 	var seeds []string
@@ -62,7 +79,7 @@ func TestAllNodesMayStartAtOnceInAnyOrder(t *testing.T) {
 	nodes := make([]*realNode, 3)
 	var wg sync.WaitGroup
 	for i, gossip := range seeds {
-		nodes[i] = newUnjoined(t, gossip, valueOf)
+		nodes[i] = newUnjoined(t, anywhere, peercache.NodeOptions{Gossip: gossip}, valueOf)
 		wg.Go(func() {
 			if err := nodes[i].Join(t.Context(), seeds...); err != nil {
 				t.Errorf("Join: %v", err)

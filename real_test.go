@@ -2,9 +2,9 @@ package peercache_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -42,13 +42,21 @@ type realNode struct {
 	pid    *peercache.Cache[string] // a key's value is the process that loaded it just now
 }
 
-// startReal starts a node on loopback, which has joined when join is called.
-func startReal(ctx context.Context, serve, gossip string, logger *slog.Logger, load peercache.Loader[string]) (*realNode, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", serve)
+// startReal starts a node on loopback that has not joined; its URL has the host of serve,
+// which may be a name. The defaults of opts are any port for gossip, and no log.
+func startReal(ctx context.Context, serve string, opts peercache.NodeOptions, load peercache.Loader[string]) (*realNode, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", serve)
 	if err != nil {
 		return nil, err
 	}
-	node, err := peercache.NewNode("http://"+l.Addr().String(), &peercache.NodeOptions{Gossip: gossip, Logger: logger})
+	host, _, _ := net.SplitHostPort(serve)
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	opts.Gossip = cmp.Or(opts.Gossip, anywhere)
+	opts.Logger = cmp.Or(opts.Logger, discardLogger())
+	node, err := peercache.NewNode("http://"+net.JoinHostPort(host, port), &opts)
 	if err != nil {
 		return nil, err
 	}
@@ -67,17 +75,17 @@ func startReal(ctx context.Context, serve, gossip string, logger *slog.Logger, l
 // ends.
 func newReal(t *testing.T, load peercache.Loader[string], seeds ...string) *realNode {
 	t.Helper()
-	n := newUnjoined(t, anywhere, load)
+	n := newUnjoined(t, anywhere, peercache.NodeOptions{}, load)
 	if err := n.Join(t.Context(), seeds...); err != nil {
 		t.Fatal(err)
 	}
 	return n
 }
 
-// newUnjoined starts a node that gossips at an address once it joins.
-func newUnjoined(t *testing.T, gossip string, load peercache.Loader[string]) *realNode {
+// newUnjoined starts a node that has yet to join.
+func newUnjoined(t *testing.T, serve string, opts peercache.NodeOptions, load peercache.Loader[string]) *realNode {
 	t.Helper()
-	n, err := startReal(t.Context(), anywhere, gossip, discardLogger(), load)
+	n, err := startReal(t.Context(), serve, opts, load)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +94,14 @@ func newUnjoined(t *testing.T, gossip string, load peercache.Loader[string]) *re
 		n.server.Close()
 	})
 	return n
+}
+
+// vanish ends a node as kill -9 does: without a word to the others.
+func (n *realNode) vanish() {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = n.Leave(ended)
+	n.server.Close()
 }
 
 // valueOf is a loader.
@@ -97,7 +113,7 @@ func valueOf(_ context.Context, key string) (string, time.Duration, error) {
 // until it is killed or its parent is gone; SIGTERM makes it leave.
 func runNode() {
 	serve, gossip, _ := strings.Cut(os.Getenv(childPlace), " ")
-	n, err := startReal(context.Background(), serve, gossip, discardLogger(), valueOf)
+	n, err := startReal(context.Background(), serve, peercache.NodeOptions{Gossip: gossip}, valueOf)
 	if err == nil {
 		err = n.Join(context.Background(), strings.Fields(os.Getenv(childSeeds))...)
 	}
