@@ -117,6 +117,24 @@ func normalizeURL(raw string) (*url.URL, error) {
 	return u, nil
 }
 
+// checkHome says what forbids a process that gossips at an address to have this URL: one
+// that it would not have given itself, and one at another address. Whoever can gossip
+// could otherwise have the cluster send its requests to somebody else. Of a name it
+// shows only when it is dialled who it stands for.
+func checkHome(rawURL string, gossip netip.Addr) error {
+	u, err := normalizeURL(rawURL)
+	if err != nil {
+		return err
+	}
+	if u.String() != rawURL {
+		return fmt.Errorf("peercache: node URL %q should be spelled %q", rawURL, u)
+	}
+	if host, err := netip.ParseAddr(u.Hostname()); err == nil && host != gossip && !(host.IsLoopback() && gossip.IsLoopback()) {
+		return fmt.Errorf("peercache: node URL %q is at another address than the node's gossip, %s", rawURL, gossip)
+	}
+	return nil
+}
+
 // hostPort is the one spelling of an address with or without a port.
 func hostPort(addr netip.Addr, port string) string {
 	host := addr.String()

@@ -2,7 +2,6 @@ package peercache
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -229,7 +228,7 @@ func (n *Node) welcome(ctx context.Context, rw *responder, hello *wire.Hello) (w
 			case r.err != nil:
 				return wire.Status_UNMET, r.err.Error()
 			case r.boot != hello.GetBoot():
-				return wire.Status_UNMET, fmt.Sprintf("another process answers at %s", hello.GetUrl())
+				return wire.Status_UNMET, "another process answers at " + hello.GetUrl()
 			}
 			return wire.Status_OK, ""
 		case <-beat.C:

@@ -16,16 +16,17 @@ func TestManyDeathsAtOnceAreToldOnce(t *testing.T) {
 		many          bool
 	}{
 		{0, 0, 9, 0, 9, false},
-		{1, 3, 6, 3, 9, false},                          // a third
-		{2, 1, 5, 4, 9, false},                          // not half yet
-		{3, 1, 4, 5, 9, true},                           // more than half, within seconds
-		{4, 1, 3, 6, 9, false},                          // told already
-		{5, 0, 3, 6, 9, false},                          //
-		{15, 1, 2, 1, 3, false},                         // one is never many
-		{26, 2, 0, 2, 2, true},                          // all that were left, long after
-		{40, 0, 5, 0, 5, false},                         //
-		{41, 1, 0, 1, 1, false},                         // the only peer of a pair
-		{60, 2, 2, 2, 4, true}, {61, 0, 4, 2, 6, false}, // back
+		{1, 3, 6, 3, 9, false},  // a third
+		{2, 1, 5, 4, 9, false},  // not half yet
+		{3, 1, 4, 5, 9, true},   // more than half, within seconds
+		{4, 1, 3, 6, 9, false},  // told already
+		{5, 0, 3, 6, 9, false},  //
+		{15, 1, 2, 1, 3, false}, // one is never many
+		{26, 2, 0, 2, 2, true},  // all that were left, long after
+		{40, 0, 5, 0, 5, false}, //
+		{41, 1, 0, 1, 1, false}, // the only peer of a pair
+		{60, 2, 2, 2, 4, true},
+		{61, 0, 4, 2, 6, false}, // back
 	} {
 		n, of, many := tl.note(c.at*second, c.deaths, c.alive)
 		if n != c.n || of != c.of || many != c.many {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -196,6 +197,12 @@ func (r *roster) put(name, addr string, meta []byte, joined bool) error {
 	m, err := parseMeta(meta)
 	if err == nil && m.gossipName() != name {
 		err = errors.New("its name and its meta data do not match")
+	}
+	if err == nil {
+		var at netip.AddrPort
+		if at, err = netip.ParseAddrPort(addr); err == nil {
+			err = checkHome(m.url, at.Addr().Unmap())
+		}
 	}
 	r.mu.Lock()
 	frozen := r.mu.frozen

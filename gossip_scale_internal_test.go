@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -17,7 +18,9 @@ func TestGossipOfManyProcesses(t *testing.T) {
 	if flag.Lookup("long").Value.String() == "true" {
 		n, storm = 200, 50
 	}
-	bubbleGossip(t, func(t *testing.T, _ func(string, int) *gossip, network *gossipNet) {
+	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(time.Minute) }) // runs last: memberlist's goroutines end in the bubble
+		network := newGossipNet()
 		s := &scale{t: t, network: network}
 		s.measure("start", time.Minute, func() { s.join(n - storm) })
 		s.measure("quiet minute", 0, func() { time.Sleep(time.Minute) })

@@ -67,6 +67,22 @@ func TestJoinDoesNotUndoALeave(t *testing.T) {
 	}
 }
 
+func TestLeaveIsBoundedWhenNobodyListens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 4)
+		for _, i := range []int{0, 1, 2} {
+			c.Pause(i)
+		}
+		start := time.Now()
+		if err := c.Node(3).Leave(t.Context()); err != nil {
+			t.Errorf("Leave: %v", err)
+		}
+		if took := time.Since(start); took > 7*time.Second {
+			t.Errorf("Leave took %v, want at most 5s to tell and 2s to answer", took)
+		}
+	})
+}
+
 func TestLeaveAfterLeaveIsNoError(t *testing.T) {
 	n, err := peercache.NewNode("http://127.0.0.1:8080", nil)
 	if err != nil {

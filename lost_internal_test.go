@@ -71,7 +71,7 @@ func TestLostMemberIsForgotten(t *testing.T) {
 }
 
 func TestOnlyTheDeadAreLost(t *testing.T) {
-	r, err := newRoster(sampleMember(), "10.0.0.9:7946")
+	r, err := newRoster(sampleMember(), "10.0.0.5:7946")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,10 +90,10 @@ func TestOnlyTheDeadAreLost(t *testing.T) {
 	left := put("http://left", "10.0.0.1:7946", 1, stateLeaving)
 	former := put("http://again", "10.0.0.2:7946", 1, stateActive)
 	put("http://again", "10.0.0.2:7946", 2, stateJoining)
-	formerSelf := put(sampleMember().url, "10.0.0.9:7946", 1, stateActive)
+	formerSelf := put(sampleMember().url, "10.0.0.5:7946", 1, stateActive)
 	evicted := put("http://evicted", "10.0.0.4:7946", 1, stateActive)
 	put("http://heir", "10.0.0.4:7946", 1, stateActive)
-	dead := put("http://dead", "10.0.0.5:7946", 1, stateJoining)
+	dead := put("http://dead", "10.0.0.6:7946", 1, stateJoining)
 	for _, name := range []string{left, former, formerSelf, evicted} {
 		r.drop(name)
 		if n := r.lost(); n != 0 {

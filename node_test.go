@@ -357,3 +357,15 @@ func TestLeaveWithAnEndedContextStopsAtOnce(t *testing.T) {
 		c.Converge()
 	})
 }
+
+func TestGossipAtAnotherAddressThanTheURLIsRefused(t *testing.T) {
+	n, err := peercache.NewNode("http://192.0.2.1:8080", &peercache.NodeOptions{Insecure: true, Gossip: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = n.Join(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "192.0.2.1") || !strings.Contains(err.Error(), "127.0.0.1") {
+		t.Errorf("Join: %v, want an error that names both addresses", err)
+	}
+	_ = n.Leave(t.Context())
+}

@@ -132,6 +132,10 @@ func newGossip(c gossipConfig) (*gossip, error) {
 		sockets.close()
 		return nil, fmt.Errorf("peercache: gossip address %s: others cannot use it: %w", c.bind, err)
 	}
+	if err := checkHome(c.self.url, advertise.Unmap()); err != nil { // which others would keep out
+		sockets.close()
+		return nil, err
+	}
 	advertised := netip.AddrPortFrom(advertise.Unmap(), sockets.bound.Port())
 	members, err := newRoster(c.self, advertised.String())
 	if err != nil {

@@ -343,7 +343,8 @@ func TestConfigsThatCannotWorkAreRefused(t *testing.T) {
 		{"no address", func(c *gossipConfig) { c.bind = "localhost:7946" }, `"localhost:7946"`},
 		{"nothing to advertise", func(c *gossipConfig) { c.bind = "0.0.0.0:0" }, "others cannot use it"},
 		{"link-local", func(c *gossipConfig) { c.advertise = netip.MustParseAddr("169.254.0.1") }, "link-local"},
-		{"long URL", func(c *gossipConfig) { c.self.url = strings.Repeat("u", 256) }, "URL has 256 bytes"},
+		{"URL elsewhere", func(c *gossipConfig) { c.self.url = "http://10.0.0.1" }, "another address than the node's gossip, 127.0.0.1"},
+		{"long URL", func(c *gossipConfig) { c.self.url = "http://" + strings.Repeat("u", 249) }, "URL has 256 bytes"},
 		{"long cluster", func(c *gossipConfig) { c.cluster = strings.Repeat("c", 244) }, "name has 244 bytes, at most 243"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -445,9 +446,36 @@ func TestMemberUnderAFalseNameIsKeptOut(t *testing.T) {
 	}
 }
 
+func TestMemberWithAURLElsewhereIsKeptOut(t *testing.T) {
+	r, err := newRoster(sampleMember(), "10.0.0.9:7946")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for url, want := range map[string]bool{
+		"http://10.0.0.1:8080":          true,
+		"http://[::ffff:10.0.0.1]:8080": false, // not as a node spells it
+		"HTTP://10.0.0.1:8080":          false,
+		"http://cache.example:8080":     true,
+		"http://10.0.0.2:8080":          false,
+		"http://127.0.0.1:8080":         false,
+		"http://169.254.169.254":        false,
+		"ftp://10.0.0.1":                false,
+		"http://10.0.0.1:8080/../x":     false,
+	} {
+		m := member{url: url, weight: 1, boot: 1, state: stateActive}
+		meta, err := m.meta()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.put(m.gossipName(), "10.0.0.1:7946", meta, true); (err == nil) != want {
+			t.Errorf("put of %s, which gossips at 10.0.0.1: %v, want it kept: %t", url, err, want)
+		}
+	}
+}
+
 func TestLastToJoinUnderAURLCounts(t *testing.T) {
 	self := sampleMember()
-	r, err := newRoster(self, "10.0.0.9:7946")
+	r, err := newRoster(self, "10.0.0.5:7946")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -455,7 +483,7 @@ func TestLastToJoinUnderAURLCounts(t *testing.T) {
 		t.Helper()
 		meta, err := m.meta()
 		if err == nil {
-			err = r.put(m.gossipName(), "10.0.0.1:7946", meta, joined)
+			err = r.put(m.gossipName(), "10.0.0.5:7946", meta, joined)
 		}
 		if err != nil {
 			t.Fatal(err)

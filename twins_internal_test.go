@@ -2,7 +2,6 @@ package peercache
 
 import (
 	"bytes"
-	"context"
 	"io"
 	"log/slog"
 	"net/http"
@@ -96,6 +95,6 @@ func TestOneThatAnswersAtAURLCounts(t *testing.T) {
 		if tw.settle(); counts() != 1 || tw.due() != nil {
 			t.Errorf("boot %d counts, want the one that is left", counts())
 		}
-		_ = n.Leave(context.Background())
+		_ = n.Leave(t.Context())
 	})
 }
