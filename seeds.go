@@ -191,7 +191,11 @@ func (s *seeker) run() {
 		if err != nil {
 			s.node.logger.Debug("peercache: looking up seeds", "err", err)
 		}
-		addrs = append(addrs, some(seeds)...)
+		for _, addr := range some(seeds) {
+			if !slices.Contains(addrs, addr) { // one that was lost too
+				addrs = append(addrs, addr)
+			}
+		}
 		if len(addrs) == 0 || s.node.life.Err() != nil {
 			continue
 		}
