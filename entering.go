@@ -17,7 +17,7 @@ import (
 
 const (
 	// entryPatience is how long after its first contact a node waits for somebody
-	// to tell it whether he reaches it: members may all be busy, or dying. Nothing is
+	// to tell whether it is reached: members may all be busy, or dying. Nothing is
 	// lost if it enters unchecked: it holds nothing, so that loading is safe for it.
 	entryPatience = time.Second
 
@@ -59,7 +59,7 @@ func (e *entrance) meets(addr string) {
 }
 
 // run makes the node active: when an active member reaches it; at once when it knows
-// of none; entryPatience after its first contact when none has said whether he does.
+// of none; entryPatience after its first contact when none has said whether it does.
 // It ends when one does, or when the node leaves.
 func (e *entrance) run() {
 	var contact string

@@ -156,6 +156,11 @@ func runOut(ctx context.Context, stay *realNode, slow peercache.Loader[string]) 
 	if err != nil {
 		return err
 	}
+	for deadline := time.Now().Add(20 * time.Second); len(stay.Peers()) != 2; <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("peers are %v, want two", stay.Peers())
+		}
+	}
 	var taken []*os.File
 	for {
 		f, err := os.Open(os.DevNull)
