@@ -75,7 +75,7 @@ func BenchmarkNew(b *testing.B) {
 }
 
 func BenchmarkWith(b *testing.B) {
-	for _, n := range []int{5, 30, 100, 1000} {
+	for _, n := range []int{3, 10, 100, 1000} {
 		nodes := members(n)
 		b.Run(fmt.Sprintf("join/%d", n), func(b *testing.B) {
 			t := consistenthash.New(nodes[:n-1])
