@@ -194,17 +194,22 @@ func (c *Cache[V]) gather(need room, home int, keep ref, now int64) (ok bool, go
 }
 
 // shrink evicts entries of each shard in turn until the budgets are not exceeded,
-// the minor ones first.
+// the minor ones first. It locks each shard at least once: a call that has read the
+// bound before it was changed takes what it takes before it lets go of its shard.
 func (c *Cache[V]) shrink(now int64) (gone []departure[V]) {
+	over := func(b *budget) bool { return b.used.Load() > b.max.Load() }
+	all, minor := &c.budget.all, &c.budget.minor
 	for barren, next := 0, 0; barren < barrenRounds*len(c.shards); next++ {
-		over := func(b *budget) bool { return b.used.Load() > b.max.Load() }
-		if !over(&c.budget.all) && !over(&c.budget.minor) {
+		if next >= len(c.shards) && !over(all) && !over(minor) {
 			break
 		}
 		s := &c.shards[next&(len(c.shards)-1)]
+		var freed room
 		s.mu.Lock()
-		freed := s.evictMinorLocked(0, now)
-		if freed == (room{}) && over(&c.budget.all) && (c.budget.minor.used.Load() == 0 || barren >= len(c.shards)) {
+		if over(all) || over(minor) {
+			freed = s.evictMinorLocked(0, now)
+		}
+		if freed == (room{}) && over(all) && (minor.used.Load() == 0 || barren >= len(c.shards)) {
 			freed = s.evictMajorLocked(0, 0, now)
 		}
 		gone = append(gone, s.takeGoneLocked()...)

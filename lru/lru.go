@@ -308,7 +308,8 @@ func (c *Cache[V]) setGathered(key string, now int64, v V, t Terms) bool {
 // nothing but compute; what it notes for the caller counts only if Update
 // returns true. It must not write to what v refers to, which readers share.
 func (c *Cache[V]) Update(key string, now int64, f func(v V, t Terms) (V, Terms)) bool {
-	r, short := c.update(key, now, room{}, f)
+	r, short, gone := c.update(key, now, room{}, f)
+	c.report(gone)
 	if short == (room{}) {
 		return r != 0
 	}
@@ -325,42 +326,45 @@ func (c *Cache[V]) updateGathered(key string, now int64, short room, at int, r r
 	if ok, gone = c.gather(short, at, r, now); !ok {
 		return false
 	}
-	r, short = c.update(key, now, short, f)
+	r, short, more := c.update(key, now, short, f)
+	gone = append(gone, more...)
 	return r != 0 && short == room{}
 }
 
 // update applies f to the fresh entry of key if the entry's growth fits in what
 // can be taken at once and have, taken before, which it uses or gives back. Else
-// it returns the entry as it was and what it would grow by.
-func (c *Cache[V]) update(key string, now int64, have room, f func(V, Terms) (V, Terms)) (ref, room) {
+// it returns the entry as it was and what it would grow by. Who is gone the caller
+// reports, for it may hold c.gathering.
+func (c *Cache[V]) update(key string, now int64, have room, f func(V, Terms) (V, Terms)) (at ref, short room, gone []departure[V]) {
 	s, hash := c.home(key)
 	s.mu.Lock()
 	rest := have
 	defer func() { // deferred because f may panic
 		c.budget.release(rest)
-		c.unlock(s)
+		gone = s.takeGoneLocked()
+		s.mu.Unlock()
 	}()
 
 	r := s.findLocked(hash, key)
 	if r == 0 {
-		return 0, room{}
+		return 0, room{}, nil
 	}
 	if s.slab.node(r).expired(now) {
 		c.budget.release(s.removeLocked(r, Expired))
-		return 0, room{}
+		return 0, room{}, nil
 	}
 	v, t := f(s.slab.node(r).v, s.termsLocked(r))
 	bytes := charge(key, t.Size)
 	if !c.admits(bytes, t) {
-		return 0, room{}
+		return 0, room{}, nil
 	}
 	growth := roomOf(bytes, t.Minor).minus(s.chargedLocked(r))
 	if !c.roomLocked(s, growth.minus(have), r, now) {
-		return r, growth.max(room{})
+		return r, growth.max(room{}), nil
 	}
 	s.amendLocked(r, v, bytes, t)
 	rest = have.minus(growth)
-	return r, room{}
+	return r, room{}, nil
 }
 
 // Remove drops the entry of key and reports whether there was one, fresh or

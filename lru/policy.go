@@ -99,9 +99,9 @@ func (p *policy) fit(entries, small int) {
 
 // memory is how many leavers of the small queue are remembered: as many as are in
 // it, so that they tell what it would be worth to double it, at least a twentieth of
-// all, so that a short queue can find out, and at most a quarter.
+// all, so that a short queue can find out, and at most a quarter, or maxGhosts.
 func (p *policy) memory(entries, small int) int {
-	return min(max(small, entries/20, 1), max(entries/4, 1))
+	return min(max(small, entries/20, 1), max(entries/4, 1), maxGhosts)
 }
 
 // missed learns that a key was asked for that is not there.

@@ -100,15 +100,17 @@ func (c *Cache[V]) removeSame(s *shard[V], e found[V]) bool {
 }
 
 // heats is the number of values of heatLocked.
-const heats = (maxCount+1)*(maxUses+1) + maxUses + 1
+const heats = (maxCount+maxUses+1)*(maxUses+1) + maxUses + 1
 
 // heatLocked says how much an entry has been used lately: minor ones less than any
-// major one.
+// major one. The uses that its counter holds the sketch has not seen yet; of those
+// with as many, they are the later ones.
 func (s *shard[V]) heatLocked(n *node[V]) int {
 	if n.queue == minorQueue {
 		return int(n.uses)
 	}
-	return maxUses + 1 + s.policy.sketch.count(n.hash)*(maxUses+1) + int(n.uses)
+	uses := int(n.uses)
+	return maxUses + 1 + (s.policy.sketch.count(n.hash)+uses)*(maxUses+1) + uses
 }
 
 // Hottest returns up to n of the entries that are fresh at now and most likely to be
