@@ -2,6 +2,7 @@ package lru_test
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/peercache/peercache/lru"
@@ -18,7 +19,8 @@ func Example() {
 
 	now := nanos()
 	name := "Ada Lovelace"
-	users.Set("ada", now, name, lru.Terms{Size: int64(len(name)), Expires: now + int64(time.Minute)})
+	const header = 16 // of a string: the V itself
+	users.Set("ada", now, name, lru.Terms{Size: header + int64(len(name)), Expires: now + int64(time.Minute)})
 
 	fmt.Println(users.Get("ada", nanos()))
 	_, ok := users.Get("ada", now+int64(time.Minute))
@@ -29,19 +31,44 @@ func Example() {
 }
 
 func ExampleNew() {
-	// With one shard the order of eviction is exactly the order of use.
 	entry := int64(len("a")) + 8 + lru.Overhead
 	c := lru.New[int](lru.Options[int]{MaxBytes: 2 * entry, Shards: 1})
 	c.Set("a", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	c.Set("b", 0, 2, lru.Terms{Size: 8, Expires: 100})
 	c.Get("a", 0)
-	c.Set("c", 0, 3, lru.Terms{Size: 8, Expires: 100}) // b makes room
-	for k, v := range c.All(0) {
-		fmt.Println(k, v)
-	}
+	c.Set("c", 0, 3, lru.Terms{Size: 8, Expires: 100}) // b makes room: nobody has asked for it
+
+	fmt.Println(c.Peek("a", 0))
+	fmt.Println(c.Peek("b", 0))
+	fmt.Println(c.Bytes() == 2*entry)
 	// Output:
-	// c 3
-	// a 1
+	// 1 true
+	// 0 false
+	// true
+}
+
+func ExampleOptions_onDeparture() {
+	c := lru.New[int](lru.Options[int]{
+		MaxBytes: 1 << 20,
+		OnDeparture: func(key string, v int, cause lru.Cause) {
+			fmt.Println(key, v, cause)
+		},
+	})
+	terms := lru.Terms{Size: 8, Expires: 100}
+	c.Set("a", 0, 1, terms)
+	c.Set("a", 0, 2, terms)
+	c.Set("b", 0, 3, terms)
+	c.Remove("a")
+	c.Get("b", 100)
+	// Output:
+	// a 1 replaced
+	// a 2 removed
+	// b 3 expired
+}
+
+func ExampleCause_String() {
+	fmt.Println(lru.Evicted, lru.Expired, lru.Removed, lru.Replaced, lru.Cleared)
+	// Output: evicted expired removed replaced cleared
 }
 
 func ExampleCache_Get() {
@@ -54,16 +81,34 @@ func ExampleCache_Get() {
 	// 0 false
 }
 
+func ExampleCache_GetTerms() {
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
+	c.Set("k", 0, 1, lru.Terms{Size: 8, Expires: 100})
+	v, expires, ok := c.GetTerms("k", 70)
+	fmt.Println(v, expires-70, ok)
+	// Output: 1 30 true
+}
+
 func ExampleCache_Peek() {
 	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("k", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	fmt.Println(c.Peek("k", 99))
-	// Output: 1 true
+	fmt.Println(c.Stats().Hits)
+	// Output:
+	// 1 true
+	// 0
+}
+
+func ExampleCache_PeekTerms() {
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
+	c.Set("k", 0, 1, lru.Terms{Size: 8, Expires: 100})
+	fmt.Println(c.PeekTerms("k", 0))
+	// Output: 1 100 true
 }
 
 func ExampleCache_Set() {
 	c := lru.New[string](lru.Options[string]{MaxBytes: 1024})
-	fmt.Println(c.Set("k", 0, "small", lru.Terms{Size: 5, Expires: 100}))
+	fmt.Println(c.Set("k", 0, "small", lru.Terms{Size: 16 + 5, Expires: 100}))
 	fmt.Println(c.Set("k", 0, "pretends to be large", lru.Terms{Size: 4096, Expires: 100}))
 	fmt.Println(c.Len()) // what k was before is gone, too
 	// Output:
@@ -74,7 +119,7 @@ func ExampleCache_Set() {
 
 func ExampleCache_Update() {
 	c := lru.New[string](lru.Options[string]{MaxBytes: 1024})
-	c.Set("k", 0, "v", lru.Terms{Size: 1, Expires: 100})
+	c.Set("k", 0, "v", lru.Terms{Size: 16 + 1, Expires: 100})
 	shorten := func(v string, t lru.Terms) (string, lru.Terms) {
 		t.Expires = min(t.Expires, 10)
 		return v, t
@@ -94,12 +139,38 @@ func ExampleCache_Remove() {
 	// Output: true false
 }
 
+func ExampleCache_RemoveFunc() {
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
+	for _, key := range []string{"user:1", "user:2", "file:1"} {
+		c.Set(key, 0, 1, lru.Terms{Size: 8, Expires: 100})
+	}
+	fmt.Println(c.RemoveFunc(func(key string, _ int) bool { return strings.HasPrefix(key, "user:") }))
+	fmt.Println(c.Peek("file:1", 0))
+	// Output:
+	// 2
+	// 1 true
+}
+
 func ExampleCache_Clear() {
 	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("k", 0, 1, lru.Terms{Size: 8, Expires: 100})
 	c.Clear()
 	fmt.Println(c.Len(), c.Bytes())
 	// Output: 0 0
+}
+
+func ExampleCache_Resize() {
+	entry := int64(len("a")) + 8 + lru.Overhead
+	c := lru.New[int](lru.Options[int]{MaxBytes: 10 * entry})
+	for key := range strings.SplitSeq("abcdefghij", "") {
+		c.Set(key, 0, 1, lru.Terms{Size: 8, Expires: 100})
+	}
+	fmt.Println(c.Len())
+	c.Resize(4*entry, 0)
+	fmt.Println(c.Len())
+	// Output:
+	// 10
+	// 4
 }
 
 func ExampleCache_All() {
@@ -110,6 +181,22 @@ func ExampleCache_All() {
 		fmt.Println(k, v)
 	}
 	// Output: b 2
+}
+
+func ExampleCache_Hottest() {
+	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
+	for i, key := range []string{"cold", "warm", "hot"} {
+		c.Set(key, 0, i, lru.Terms{Size: 8, Expires: 100})
+		for range i {
+			c.Get(key, 0)
+		}
+	}
+	for _, e := range c.Hottest(2, 0) { // to hand over, or to keep for the next start
+		fmt.Println(e.Key, e.Value, e.Terms.Expires)
+	}
+	// Output:
+	// hot 2 100
+	// warm 1 100
 }
 
 func ExampleCache_Len() {
@@ -160,7 +247,11 @@ func ExampleTerms() {
 func ExampleCache_Stats() {
 	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
 	c.Set("a", 0, 1, lru.Terms{Size: 8, Expires: 100})
-	c.Get("a", 100)
-	fmt.Printf("%+v\n", c.Stats())
-	// Output: {Evictions:0 Expirations:1}
+	c.Set("b", 0, 2, lru.Terms{Size: 8, Expires: 100})
+	c.Get("a", 50)
+	c.Get("a", 100) // expired
+	c.Remove("b")
+	st := c.Stats()
+	fmt.Println(st.Hits, st.Misses, st.Expirations, st.Removals)
+	// Output: 1 1 1 1
 }

@@ -3,6 +3,7 @@ package lru_test
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"strconv"
 	"testing"
 
@@ -76,30 +77,6 @@ func TestLargeEntryTakesALittleFromEveryShard(t *testing.T) {
 	}
 }
 
-func TestUpdateTakesRoomFromOtherShards(t *testing.T) {
-	const maxBytes = 1 << 16
-	c := lru.New[int](lru.Options[int]{MaxBytes: maxBytes, Shards: 64})
-	fill(t, c, 1000)
-	c.Set("k", 0, 1, major(0, never))
-	size := maxBytes - charge("k", 0)
-	grow := func(by int64) bool {
-		return c.Update("k", 0, func(v int, _ lru.Terms) (int, lru.Terms) { return v + 1, major(size+by, never) })
-	}
-	if grow(1) {
-		t.Error("Update to MaxBytes+1 = true, want false")
-	}
-	if v, _ := c.Peek("k", 0); v != 1 || c.Stats().Evictions > 1000 {
-		t.Errorf("a refused Update left %d, want 1", v)
-	}
-	if !grow(0) {
-		t.Error("Update to MaxBytes = false, want true")
-	}
-	if v, _ := c.Peek("k", 0); v != 2 || c.Len() != 1 || c.Bytes() != maxBytes {
-		t.Errorf("v, Len(), Bytes() = %d, %d, %d, want 2, 1, %d", v, c.Len(), c.Bytes(), maxBytes)
-	}
-	audit(t, c)
-}
-
 // TestSetGivesUpWhereNoRoomIsToBeFound stands for the storm in which others
 // hold the room for as long as a Set looks for it.
 func TestSetGivesUpWhereNoRoomIsToBeFound(t *testing.T) {
@@ -123,127 +100,6 @@ func TestSetGivesUpWhereNoRoomIsToBeFound(t *testing.T) {
 	audit(t, c)
 }
 
-func TestUpdateDoesNotCountAsUse(t *testing.T) {
-	c := lru.New[int](lru.Options[int]{MaxBytes: 2 * charge("a", 0), Shards: 1})
-	c.Set("a", 0, 1, major(0, never))
-	c.Set("b", 0, 2, major(0, never))
-	c.Update("a", 0, func(int, lru.Terms) (int, lru.Terms) { return 3, major(0, never) })
-	c.Set("c", 0, 4, major(0, never))
-	if _, ok := c.Peek("a", 0); ok {
-		t.Error("a is there, want it evicted before b")
-	}
-}
-
-func TestPanicInUpdateLeavesTheCacheWhole(t *testing.T) {
-	for _, size := range []int64{10, 5000} { // the second makes f run twice
-		c := lru.New[int](lru.Options[int]{MaxBytes: 8192, Shards: 64})
-		fill(t, c, 100)
-		c.Set("k", 0, 7, major(100, never))
-		runs := 0
-		func() {
-			defer func() {
-				if r := recover(); r != "boom" {
-					t.Errorf("recovered %v, want boom", r)
-				}
-			}()
-			c.Update("k", 0, func(v int, t lru.Terms) (int, lru.Terms) {
-				if runs++; runs == 2 || size == 10 {
-					panic("boom")
-				}
-				t.Size = size
-				return v, t
-			})
-		}()
-		if v, ok := c.Get("k", 0); v != 7 || !ok {
-			t.Errorf("Get = %d, %t, want 7", v, ok)
-		}
-		var sum int64
-		for k := range c.All(0) {
-			sum += charge(k, 100)
-		}
-		if c.Bytes() != sum {
-			t.Errorf("Bytes() = %d, want %d", c.Bytes(), sum)
-		}
-		if !c.Set("k", 0, 8, major(size, never)) {
-			t.Error("Set = false after the panic, want true")
-		}
-		audit(t, c)
-	}
-}
-
-func TestSweepFindsWhatIsNeverAskedFor(t *testing.T) {
-	const n = 1000
-	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 30, Shards: 1})
-	c.Set("last and forever", -20, 0, major(0, never)) // a sweep of the last entries alone would stop here
-	for i := range n {
-		c.Set(strconv.Itoa(i), -20, i, major(0, -10))
-	}
-	sets := 0
-	for ; c.Len() > 2 && sets < 2*n; sets++ {
-		before := c.Len()
-		c.Set("k", -5, 0, major(0, never))
-		if dropped := before - c.Len(); dropped > 2 {
-			t.Fatalf("one Set dropped %d entries, want at most 2", dropped)
-		}
-	}
-	if c.Len() != 2 || sets > n {
-		t.Errorf("Len() = %d after %d Sets, want 2 after at most %d", c.Len(), sets, n)
-	}
-	if got, want := c.Stats(), (lru.Stats{Expirations: n}); got != want {
-		t.Errorf("Stats() = %+v, want %+v", got, want)
-	}
-	audit(t, c)
-}
-
-func TestSweepKeepsUpWithInsertions(t *testing.T) {
-	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 30, Shards: 1})
-	const life = 100
-	for now := range int64(100_000) {
-		c.Set(strconv.FormatInt(now, 10), now, 0, major(0, now+life))
-		if c.Len() > 10*life {
-			t.Fatalf("Len() = %d at %d, where one entry comes each tick and lives for %d", c.Len(), now, life)
-		}
-	}
-}
-
-func TestExpiredVictimIsAnExpiration(t *testing.T) {
-	size := charge("0", 0)
-	c := lru.New[int](lru.Options[int]{MaxBytes: 8 * size, Shards: 1})
-	for i := range 8 {
-		c.Set(strconv.Itoa(i), 0, i, major(0, int64(10+i)))
-	}
-	// The sweep drops two, the other three make room.
-	if !c.Set("x", 15, 0, major(4*size, never)) {
-		t.Fatal("Set = false, want true")
-	}
-	if got, want := c.Stats(), (lru.Stats{Expirations: 5}); got != want {
-		t.Errorf("Stats() = %+v, want %+v", got, want)
-	}
-}
-
-func TestEntryExpiresAtItsExpiry(t *testing.T) {
-	for _, at := range []int64{math.MinInt64 + 1, -852_076_800_000_000_000, 0, 1, math.MaxInt64 - 1} {
-		c := lru.New[int](lru.Options[int]{MaxBytes: 1000})
-		if c.Set("k", at, 1, major(0, at)) {
-			t.Errorf("Set of an entry that expires now, at %d, = true, want false", at)
-		}
-		c.Set("k", at-1, 1, major(0, at))
-		if _, ok := c.Get("k", at-1); !ok {
-			t.Errorf("nothing 1 ns before %d", at)
-		}
-		if _, ok := c.Peek("k", at); ok || c.Len() != 1 {
-			t.Errorf("Peek at %d = %t and Len() = %d, want nothing found and nothing changed", at, ok, c.Len())
-		}
-		if _, ok := c.Get("k", at); ok || c.Bytes() != 0 || c.Stats().Expirations != 1 {
-			t.Errorf("Get at %d = %t, Bytes() = %d, Stats() = %+v, want one expiration", at, ok, c.Bytes(), c.Stats())
-		}
-		c.Set("k", at, 1, major(0, never))
-		if _, ok := c.Get("k", math.MaxInt64-1); !ok {
-			t.Error("an entry without end ended")
-		}
-	}
-}
-
 func TestNothingIsKeptWithoutBytes(t *testing.T) {
 	for _, maxBytes := range []int64{math.MinInt64, -1, 0, lru.Overhead - 1} {
 		c := lru.New[int](lru.Options[int]{MaxBytes: maxBytes})
@@ -251,73 +107,6 @@ func TestNothingIsKeptWithoutBytes(t *testing.T) {
 			t.Errorf("MaxBytes %d: Len(), Bytes() = %d, %d, want nothing kept", maxBytes, c.Len(), c.Bytes())
 		}
 	}
-}
-
-func TestAbsurdSizesAreHarmless(t *testing.T) {
-	c := lru.New[int](lru.Options[int]{MaxBytes: math.MaxInt64, Shards: 1})
-	c.Set("a", 0, 1, major(math.MinInt64, never))
-	if got, want := c.Bytes(), charge("a", 0); got != want {
-		t.Errorf("Bytes() = %d after a negative size, want %d", got, want)
-	}
-	if !c.Set("b", 0, 1, major(math.MaxInt64, never)) || c.Bytes() != math.MaxInt64 || c.Len() != 1 {
-		t.Errorf("Bytes(), Len() = %d, %d, want %d, 1", c.Bytes(), c.Len(), int64(math.MaxInt64))
-	}
-	audit(t, c)
-}
-
-func TestShardsAreAPowerOfTwo(t *testing.T) {
-	for shards, want := range map[int]int{1: 1, 2: 2, 3: 4, 64: 64, 65: 128} {
-		c := lru.New[int](lru.Options[int]{Shards: shards})
-		if got := len(c.ShardLens()); got != want {
-			t.Errorf("Shards %d makes %d, want %d", shards, got, want)
-		}
-	}
-	for _, shards := range []int{0, -1, math.MinInt} {
-		if n := len(lru.New[int](lru.Options[int]{Shards: shards}).ShardLens()); n < 4 || n > 256 || n&(n-1) != 0 {
-			t.Errorf("Shards %d makes %d, want a power of two from 4 to 256", shards, n)
-		}
-	}
-}
-
-func TestBodyOfAllMayChangeTheCache(t *testing.T) {
-	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
-	fill(t, c, 100)
-	seen := 0
-	for k := range c.All(0) {
-		c.Remove(k)
-		c.Set("new "+k, 0, 0, major(0, 1)) // may be met when its shard's turn comes
-		seen++
-		if seen > 1000 {
-			t.Fatal("All does not end")
-		}
-		c.Remove("new " + k)
-	}
-	if seen != 100 || c.Len() != 0 {
-		t.Errorf("met %d entries and left %d, want 100 and 0", seen, c.Len())
-	}
-	fill(t, c, 100)
-	for range c.All(0) {
-		seen++
-		break
-	}
-	if seen != 101 {
-		t.Errorf("met %d entries after break, want 1", seen-100)
-	}
-}
-
-func TestClearLeavesAnEmptyCacheThatWorks(t *testing.T) {
-	c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20})
-	fill(t, c, 1000)
-	c.Clear()
-	if c.Len() != 0 || c.Bytes() != 0 || c.Stats() != (lru.Stats{}) {
-		t.Errorf("Len(), Bytes(), Stats() = %d, %d, %+v, want zeros", c.Len(), c.Bytes(), c.Stats())
-	}
-	audit(t, c)
-	fill(t, c, 1000)
-	if c.Len() != 1000 {
-		t.Errorf("Len() = %d, want 1000", c.Len())
-	}
-	audit(t, c)
 }
 
 func TestEmptyKeyIsAKey(t *testing.T) {
@@ -328,5 +117,86 @@ func TestEmptyKeyIsAKey(t *testing.T) {
 	}
 	if got, want := fmt.Sprint(c.Remove(""), c.Remove("")), "true false"; got != want {
 		t.Errorf("Remove twice = %s, want %s", got, want)
+	}
+}
+
+func TestAbsurdSizesAreHarmless(t *testing.T) {
+	c := lru.New[int](lru.Options[int]{MaxBytes: math.MaxInt64, MinorBytes: math.MaxInt64, Shards: 1})
+	c.Set("a", 0, 1, major(math.MinInt64, never))
+	if got, want := c.Bytes(), charge("a", 0); got != want {
+		t.Errorf("Bytes() = %d after a negative size, want %d", got, want)
+	}
+	most := math.MaxUint32 - charge("b", 0)
+	if !c.Set("b", 0, 1, major(most, never)) || c.Bytes() != math.MaxUint32+charge("a", 0) {
+		t.Errorf("Bytes() = %d with an entry of 4 GiB - 1, want %d", c.Bytes(), math.MaxUint32+charge("a", 0))
+	}
+	for _, size := range []int64{most + 1, math.MaxInt64 - charge("b", 0), math.MaxInt64 - charge("b", 0) + 1, math.MaxInt64} {
+		if c.Update("b", 0, func(int, lru.Terms) (int, lru.Terms) { return 2, major(size, never) }) {
+			t.Errorf("Update to %d bytes = true, want false", size)
+		}
+		for _, terms := range []lru.Terms{major(size, never), minor(size, never)} {
+			if c.Set("c", 0, 1, terms) || c.Len() != 2 {
+				t.Errorf("Set of %+v is kept, want entries of 4 GiB and more refused", terms)
+			}
+		}
+	}
+	if !c.Set("d", 0, 1, minor(most, never)) || c.MinorBytes() != math.MaxUint32 {
+		t.Errorf("MinorBytes() = %d with a minor entry of 4 GiB - 1, want that", c.MinorBytes())
+	}
+	audit(t, c)
+	c.Clear()
+	if c.Bytes() != 0 || c.MinorBytes() != 0 {
+		t.Errorf("Bytes(), MinorBytes() = %d, %d after Clear, want 0", c.Bytes(), c.MinorBytes())
+	}
+}
+
+func TestShardsAreAPowerOfTwo(t *testing.T) {
+	for shards, want := range map[int]int{1: 1, 2: 2, 3: 4, 64: 64, 65: 128, 1025: 2048} {
+		c := lru.New[int](lru.Options[int]{Shards: shards})
+		if got := len(c.ShardLens()); got != want {
+			t.Errorf("Shards %d makes %d, want %d", shards, got, want)
+		}
+	}
+	const MiB = 1 << 20
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4)) // 64 shards where there are bytes for them
+	for maxBytes, want := range map[int64]int{
+		math.MinInt64: 1, -1: 1, 0: 1, MiB - 1: 1, MiB: 1, 2*MiB - 1: 1, 2 * MiB: 2, 3 * MiB: 2, 4 * MiB: 4,
+		63 * MiB: 32, 64 * MiB: 64, 1024 * MiB: 64, math.MaxInt64: 64,
+	} {
+		for _, shards := range []int{0, -1, math.MinInt} {
+			if got := len(lru.New[int](lru.Options[int]{MaxBytes: maxBytes, Shards: shards}).ShardLens()); got != want {
+				t.Errorf("Shards %d of %d bytes makes %d, want %d", shards, maxBytes, got, want)
+			}
+		}
+	}
+	runtime.GOMAXPROCS(100)
+	if got := len(lru.New[int](lru.Options[int]{MaxBytes: math.MaxInt64}).ShardLens()); got != 1024 {
+		t.Errorf("100 processors make %d shards, want 1024", got)
+	}
+}
+
+func TestClearLeavesAnEmptyCacheThatWorks(t *testing.T) {
+	for _, shards := range []int{1, 16} {
+		c := lru.New[int](lru.Options[int]{MaxBytes: 1 << 20, Shards: shards})
+		for round := range int64(3) {
+			fill(t, c, 1000)
+			for i := range 100 {
+				c.Set("minor "+strconv.Itoa(i), 0, i, minor(0, never))
+			}
+			if c.Len() != 1100 {
+				t.Errorf("Len() = %d, want 1100", c.Len())
+			}
+			c.Clear()
+			if c.Len() != 0 || c.Bytes() != 0 || c.MinorBytes() != 0 {
+				t.Errorf("Len(), Bytes(), MinorBytes() = %d, %d, %d, want zeros", c.Len(), c.Bytes(), c.MinorBytes())
+			}
+			if got, want := c.Stats(), (lru.Stats{Cleared: 1100 * (round + 1)}); got != want {
+				t.Errorf("Stats() = %+v, want %+v", got, want)
+			}
+			if _, ok := c.Peek("1", 0); ok {
+				t.Error("Peek finds an entry after Clear")
+			}
+			audit(t, c)
+		}
 	}
 }

@@ -1,6 +1,9 @@
 package lru
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // This file is where the entries of a shard live. The collector marks memory by
 // the object, so that a million entries of their own would cost it a million
@@ -68,7 +71,7 @@ type page[V any] struct {
 type slab[V any] struct {
 	pages   []page[V]
 	partial [len(keyRoom)]uint32 // heads of the lists
-	unused  []uint32             // pages given back
+	unused  []uint32             // pages given back, and ids of others that newPage passes over
 }
 
 func (s *slab[V]) node(r ref) *node[V] {
@@ -154,8 +157,11 @@ func (s *slab[V]) drop(r ref) {
 	if p.free == allFree && (p.next != 0 || p.prev != 0) {
 		s.unlist(id)
 		*p = page[V]{}
-		s.unused = append(s.unused, id)
-		s.truncate()
+		if int(id) == len(s.pages)-1 {
+			s.truncate()
+		} else {
+			s.unused = append(s.unused, id)
+		}
 	}
 }
 
@@ -165,11 +171,8 @@ func (s *slab[V]) newPage(class int) uint32 {
 	if len(s.pages) == 0 {
 		s.pages = make([]page[V], 1, 4) // page 0, which is none
 	}
-	var id uint32
-	if last := len(s.unused) - 1; last >= 0 {
-		id = s.unused[last]
-		s.unused = s.unused[:last]
-	} else {
+	id := s.spare()
+	if id == 0 {
 		id = uint32(len(s.pages))
 		s.pages = append(s.pages, page[V]{})
 	}
@@ -184,27 +187,31 @@ func (s *slab[V]) newPage(class int) uint32 {
 	return id
 }
 
-// truncate gives the directory back where most of its pages are not in use. A
-// page that is stays where it is, so only the end can go.
-func (s *slab[V]) truncate() {
-	if len(s.unused) < 64 || len(s.unused) < len(s.pages)/2 {
-		return
+// spare returns a page that was given back, 0 if there is none. What truncate has cut
+// off is still among the unused, and may be in use again since.
+func (s *slab[V]) spare() uint32 {
+	for last := len(s.unused) - 1; last >= 0; last-- {
+		id := s.unused[last]
+		s.unused = s.unused[:last]
+		if int(id) < len(s.pages) && s.pages[id].nodes == nil {
+			return id
+		}
 	}
+	return 0
+}
+
+// truncate cuts the unused pages off the end of the directory, and gives its memory
+// back where most of it is not needed. A page that is in use stays where it is.
+func (s *slab[V]) truncate() {
 	end := len(s.pages)
 	for end > 1 && s.pages[end-1].nodes == nil {
 		end--
 	}
-	if end > len(s.pages)/2 {
-		return
+	s.pages = s.pages[:end]
+	if cap(s.pages) > 64 && end < cap(s.pages)/4 {
+		s.pages = append(make([]page[V], 0, 2*end), s.pages...)
+		s.unused = slices.DeleteFunc(slices.Clone(s.unused), func(id uint32) bool { return int(id) >= end })
 	}
-	s.pages = append(make([]page[V], 0, end), s.pages[:end]...)
-	kept := make([]uint32, 0, len(s.unused))
-	for _, id := range s.unused {
-		if int(id) < end {
-			kept = append(kept, id)
-		}
-	}
-	s.unused = kept
 }
 
 // list puts a page at the head of those of its class that have free nodes.
