@@ -190,7 +190,8 @@ func (s *slab[V]) newPage(class int) uint32 {
 // spare returns a page that was given back, 0 if there is none. What truncate has cut
 // off is still among the unused, and may be in use again since.
 func (s *slab[V]) spare() uint32 {
-	for last := len(s.unused) - 1; last >= 0; last-- {
+	for len(s.unused) > 0 {
+		last := len(s.unused) - 1
 		id := s.unused[last]
 		s.unused = s.unused[:last]
 		if int(id) < len(s.pages) && s.pages[id].nodes == nil {
