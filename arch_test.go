@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"cachetest":      {"."}, // a cluster in memory uses what a service uses, or it would prove less
 
 	"bench/hitratio":        {"bench/internal/stores", "bench/internal/table", "bench/internal/trace"},
+	"bench/peers":           {".", "bench/internal/table"},
 	"bench/store":           {"bench/internal/stores", "bench/internal/table"},
 	"bench/internal/stores": {".", "lru"},
 }
