@@ -58,10 +58,19 @@ func work(in io.Reader, out io.Writer) error {
 	}
 	heap := make([]byte, j.Heap<<20)
 	defer runtime.KeepAlive(heap)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
 	if j.Server != "" {
-		return alternatives[i].ask(ctx, j, requests, answers)
+		bursts := make(chan burst)
+		go func() { cancel(receive(ctx, requests, bursts)) }()
+		err := alternatives[i].ask(ctx, j, bursts, answers)
+		if cause := context.Cause(ctx); cause != nil { // also where ask has an error because of it
+			err = cause
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
 	}
 	s, err := alternatives[i].serve(ctx, j)
 	if err != nil {
@@ -77,9 +86,26 @@ func work(in io.Reader, out io.Writer) error {
 	return err
 }
 
+// receive passes bursts on, and returns why there are no more. A client that is in the
+// middle of one has to learn of that too: its server is about to end, and some libraries
+// try again for as long as their context lets them.
+func receive(ctx context.Context, requests *json.Decoder, bursts chan<- burst) error {
+	for {
+		var b burst
+		if err := requests.Decode(&b); err != nil {
+			return err
+		}
+		select {
+		case bursts <- b:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // ask is the client: it connects, fills the server, and answers one burst after the
-// other.
-func (a alternative) ask(ctx context.Context, j job, requests *json.Decoder, answers *json.Encoder) error {
+// other until ctx ends.
+func (a alternative) ask(ctx context.Context, j job, bursts <-chan burst, answers *json.Encoder) error {
 	dialing, cancel := context.WithTimeout(ctx, starting)
 	defer cancel()
 	c, err := a.dial(dialing, j)
@@ -94,16 +120,13 @@ func (a alternative) ask(ctx context.Context, j job, requests *json.Decoder, ans
 		return err
 	}
 	for {
-		var b burst
-		err := requests.Decode(&b)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := answers.Encode(b.run(ctx, j, c, keys)); err != nil {
-			return err
+		select {
+		case b := <-bursts:
+			if err := answers.Encode(b.run(ctx, j, c, keys)); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }

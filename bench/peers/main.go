@@ -2,7 +2,7 @@
 // costs others to fetch one from a server, and prints what it measures as tables in
 // Markdown:
 //
-//	go run ./peers          # all rows, in about four minutes
+//	go run ./peers          # all rows, in about three minutes
 //	go run ./peers -short   # does everything still work? some seconds
 //	go run ./peers -rows 100Bx256,100Bx64 -stores peercache,rueidis
 //

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -205,6 +206,44 @@ func TestChildrenEndWithTheContext(t *testing.T) {
 	}
 	if err := dial(t, at.Address); err == nil {
 		t.Errorf("somebody still listens at %s", at.Address)
+	}
+}
+
+func TestInterruptedRunSaysOnlyThat(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var out bytes.Buffer
+	args := []string{"-rounds", "1000", "-time", "10ms", "-rows", "100Bx1", "-stores", echo + "," + netHTTP}
+	time.AfterFunc(50*time.Millisecond, cancel)
+	err := run(ctx, args, &out, &out)
+	if !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), echo) {
+		t.Errorf("run = %v, want that it was canceled", err)
+	}
+}
+
+func TestClientWhoseServerIsGoneEndsAllTheSame(t *testing.T) {
+	if redisMissing() != nil {
+		t.Skip("needs redis-server")
+	}
+	// rueidis tries again for as long as it may.
+	j := job{Alternative: rueidisName, Size: 100, Callers: 4, Keys: 4}
+	serving, at := startServer(t.Context(), t, j)
+	j.Server = at.Address
+	c, err := startChild(t.Context(), j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ready bool
+	if err := c.answer(starting, &ready); err != nil {
+		t.Fatal(err)
+	}
+	if err := serving.stop(); err != nil {
+		t.Errorf("stop = %v", err)
+	}
+	if err := c.requests.Encode(burst{Time: time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.stop(); err != nil { // not killed
+		t.Errorf("stop = %v", err)
 	}
 }
 

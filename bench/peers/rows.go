@@ -75,6 +75,9 @@ func (p *plan) turns(ctx context.Context, r row) (samples []series, err error) {
 		for _, pair := range pairs {
 			err = errors.Join(err, pair.stop())
 		}
+		if ctx.Err() != nil { // which is what all of them failed of
+			err = ctx.Err()
+		}
 	}()
 	for round := range p.rounds + 1 {
 		i := 0
@@ -91,7 +94,7 @@ func (p *plan) turns(ctx context.Context, r row) (samples []series, err error) {
 				}
 			}
 			s, err := pairs[i].burst(p.burst)
-			if err != nil {
+			if err != nil || ctx.Err() != nil {
 				return nil, err
 			}
 			if s.Failed > 0 {
