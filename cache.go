@@ -134,6 +134,11 @@ const (
 	defaultHotTTL      = 10 * time.Second
 	defaultLoadTimeout = 10 * time.Second
 	defaultMaxLoads    = 256
+
+	// longest is what MaxTTL and StaleFor mean at most, 73 years, so that the end of
+	// a life and of the staleness after it fits an int64 of nanoseconds: the store
+	// keeps their sum, and the first must follow from it.
+	longest = math.MaxInt64 / 4
 )
 
 // withDefaults returns a copy of o in which every field says what it means.
@@ -149,6 +154,7 @@ func (o *Options) withDefaults() Options {
 	if opts.MaxTTL <= 0 {
 		opts.MaxTTL = defaultMaxTTL
 	}
+	opts.MaxTTL = min(opts.MaxTTL, longest)
 	if opts.HotTTL == 0 {
 		opts.HotTTL = defaultHotTTL
 	}
@@ -161,7 +167,7 @@ func (o *Options) withDefaults() Options {
 	case opts.MaxLoads < 0:
 		opts.MaxLoads = math.MaxInt32
 	}
-	opts.StaleFor = max(opts.StaleFor, 0)
+	opts.StaleFor = min(max(opts.StaleFor, 0), longest)
 	return opts
 }
 

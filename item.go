@@ -92,7 +92,7 @@ func (s *store) itemOf(rec record, expires int64) item {
 		absent:   rec.flags&absentRecord != 0,
 		inflated: rec.flags&inflatedRecord != 0,
 	}
-	if it.lingers() && expires != never {
+	if it.lingers() {
 		it.expires -= int64(s.staleFor)
 	}
 	return it
@@ -107,7 +107,7 @@ func (it *item) lingers() bool { return !it.copied && !it.absent }
 func (s *store) terms(it item) lru.Terms {
 	t := lru.Terms{Size: it.charge(), Expires: it.expires, Minor: it.copied}
 	if it.lingers() {
-		t.Expires = after(it.expires, s.staleFor)
+		t.Expires += int64(s.staleFor)
 	}
 	return t
 }
