@@ -26,15 +26,23 @@ func after(t int64, d time.Duration) int64 {
 	return never
 }
 
-// tick is how far a coarse clock may lag.
-const tick = 5 * time.Millisecond
+const (
+	// tick is how often a coarse clock moves.
+	tick = 5 * time.Millisecond
+
+	// lag is how far behind a coarse clock is taken to be. Its timer runs when the
+	// scheduler comes by, which on one processor with one busy goroutine is every
+	// 20 ms, and was up to 95 on a machine with more to do than it could. What is
+	// closer to its end than this costs the exact time at each hit.
+	lag = 250 * time.Millisecond
+)
 
 // A clock tells a cache the time of a hit. Reading the system's costs 40 to
 // 70 ns, more than all the rest of a hit, so that a cache for one process alone
 // uses a coarse one: a timer of 5 ms that stores the time, runs only while
 // somebody reads, and leaves nothing behind when nobody does. Where the coarse
-// time decides, close to an expiry, store.go asks again for the exact one. A cache
-// on a node always uses the exact one.
+// time decides, closer to an expiry than lag, store.go asks again for the exact one.
+// A cache on a node always uses the exact one.
 type clock struct {
 	coarse bool
 	state  atomic.Int32
@@ -48,7 +56,7 @@ const (
 	running              // and somebody has read since it last did
 )
 
-// time returns the time, at most a tick ago if the clock is coarse. Most reads find
+// time returns the time, at most lag ago if the clock is coarse. Most reads find
 // it running, and write nothing.
 func (c *clock) time() int64 {
 	if c.state.Load() == running {

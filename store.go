@@ -59,7 +59,7 @@ func newStore(hash uint64, opts Options, view func() *ring) *store {
 	s.clock.coarse = view == nil
 	s.margin = int64(s.staleFor)
 	if s.clock.coarse {
-		s.margin = int64(after(s.margin, 2*tick))
+		s.margin += int64(lag)
 	}
 	s.clock.now.Store(now())
 	for i := range s.shards {
