@@ -13,7 +13,10 @@ const sweepSteps = 3
 type shard[V any] struct {
 	// What a hit writes is in one cache line, and what it reads beside that in the
 	// next: with two processors each Get takes the line from the other one every
-	// second time, and a second line would double what that costs.
+	// second time, and a second line would double what that costs. For that a shard
+	// is a number of whole lines, whether the first begins at a line, as in large
+	// slices, or 8 bytes behind, after the word that the allocator puts before
+	// smaller ones (TestHitWritesOneCacheLine).
 	mu     sync.Mutex    // guards the fields below
 	hits   [queues]int64 // by queue, where the entry was found
 	misses int64
@@ -33,7 +36,9 @@ type shard[V any] struct {
 	gone    []departure[V]
 	watched bool
 
-	_ [64]byte // the next shard's mutex is on another cache line
+	// To nine lines: the next shard's mutex is on another one, and those of many
+	// shards are not all in the same few sets of the processor's cache.
+	_ [104]byte
 }
 
 // A departure is an entry that is not in the cache any more.
