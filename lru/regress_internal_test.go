@@ -1,6 +1,7 @@
 package lru
 
 import (
+	"math/rand/v2"
 	"strconv"
 	"testing"
 	"unsafe"
@@ -27,6 +28,28 @@ func TestHitWritesOneCacheLine(t *testing.T) {
 		}
 		if last, next := on(unsafe.Offsetof(s.watched)), on(unsafe.Sizeof(s)); last == next {
 			t.Errorf("shards at %d share a line with the next", base)
+		}
+	}
+}
+
+func TestSketchTakesNoMoreThanItNeeds(t *testing.T) {
+	var k sketch
+	for _, n := range []int{1, 10, 100, 1000, 3000, 20_000, 200_000, 150_000, 2000, 100, 1} {
+		counts := make(map[uint32]int)
+		for range 5 { // far from being halved
+			hash := rand.Uint32()
+			k.add(hash, 1+rand.IntN(5))
+			counts[hash] = k.count(hash)
+		}
+		was := len(k.words)
+		k.fit(n)
+		if size := len(k.words); size != cap(k.words) || size&(size-1) != 0 || size < n || size > max(8*n, blockWords) {
+			t.Errorf("for %d entries it has %d words in the room of %d", n, size, cap(k.words))
+		}
+		for hash, want := range counts {
+			if got := k.count(hash); len(k.words) >= was && got != want {
+				t.Errorf("of %d entries it says that a key was seen %d times, before it grew for them %d", n, got, want)
+			}
 		}
 	}
 }

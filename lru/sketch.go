@@ -1,9 +1,6 @@
 package lru
 
-import (
-	"math/bits"
-	"slices"
-)
+import "math/bits"
 
 // A sketch estimates how often keys were asked for lately, also of keys that are
 // not there any more: a count-min sketch (Cormode and Muthukrishnan, 2005) of four
@@ -33,21 +30,25 @@ const (
 )
 
 // fit makes the sketch large enough for n entries. Growing keeps what it knows:
-// the upper half of the blocks begins as a copy of the lower.
+// each half of the blocks begins as a copy of the other. A shard of few large
+// entries, where there were many small ones, does not keep what they needed.
 func (k *sketch) fit(n int) {
 	k.window = sketchWindow * max(n, sketchShare)
-	for len(k.words)*sketchShare < n*blockWords || len(k.words) == 0 {
-		if len(k.words) == 0 {
-			k.words = make([]uint64, blockWords)
-			continue
-		}
-		k.words = append(slices.Clip(k.words), k.words...)
+	size := max(len(k.words), blockWords)
+	for size*sketchShare < n*blockWords {
+		size *= 2
 	}
-	// A shard of few large entries, where there were many small ones, need not
-	// keep what they needed.
-	for len(k.words) > blockWords && n*blockWords < len(k.words)*sketchShare/8 {
-		k.words = append([]uint64(nil), k.words[:len(k.words)/2]...)
+	for size > blockWords && n*blockWords < size*sketchShare/8 {
+		size /= 2
 	}
+	if size == len(k.words) {
+		return
+	}
+	words := make([]uint64, size) // by append it would have up to half as many again
+	for at := copy(words, k.words); at > 0 && at < size; at *= 2 {
+		copy(words[at:], words[:at])
+	}
+	k.words = words
 }
 
 // spots returns the words of a key's counters in the first row of its block, and
