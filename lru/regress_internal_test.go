@@ -1,8 +1,12 @@
 package lru
 
 import (
+	"fmt"
+	"math"
 	"math/rand/v2"
+	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"unsafe"
 )
@@ -51,5 +55,32 @@ func TestSketchTakesNoMoreThanItNeeds(t *testing.T) {
 				t.Errorf("of %d entries it says that a key was seen %d times, before it grew for them %d", n, got, want)
 			}
 		}
+	}
+}
+
+// The longest and the shortest of each class of keys, with the smallest of values, so
+// that nothing hides what a key costs.
+func TestKeysOfAllLengthsAreChargedForWhatTheyTake(t *testing.T) {
+	inUse := func() int64 {
+		runtime.GC()
+		runtime.GC() // the first may leave what was being swept
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	type value struct{ _ [4]int64 }
+	const n = 20_000
+	for _, length := range []int{8, 9, 16, 17, 32, 33, 64, 65, 80, 81, 96, 97, 128, 129, 144, 145, 192, 257} {
+		before := inUse()
+		c := New(Options[value]{MaxBytes: n * int64(length+Overhead+32) * 2 / 3, Shards: 4})
+		pad := strings.Repeat("x", length-8)
+		for i := range n {
+			c.Set(fmt.Sprintf("%08d", i)+pad, 0, value{}, Terms{Size: 32, Expires: math.MaxInt64})
+		}
+		ratio := float64(inUse()-before) / float64(c.Bytes())
+		if ratio > 1.25 || ratio < 0.75 {
+			t.Errorf("the heap has %.2f of what is charged for keys of %d bytes, want 0.75 to 1.25", ratio, length)
+		}
+		runtime.KeepAlive(c)
 	}
 }

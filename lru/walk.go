@@ -10,7 +10,7 @@ import (
 // pages at a time are copied under the shard's mutex, and looked at without it.
 // Nodes never move, so that an entry that is there all the time is met once.
 
-// walkPages is how many pages are copied at once: up to 1,024 entries, which takes
+// walkPages is how many pages are copied at once: up to 992 entries, which takes
 // some 20 µs.
 const walkPages = 32
 
