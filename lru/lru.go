@@ -148,13 +148,14 @@ func New[V any](opts Options[V]) *Cache[V] {
 	n := opts.Shards
 	if n <= 0 {
 		n = min(shardsPerProc*runtime.GOMAXPROCS(0), maxShards)
-		if fit := int(min(opts.MaxBytes/minShardBytes, maxShards)); n > fit {
-			n = 1 << max(bits.Len(uint(max(fit, 1)))-1, 0) // rounded down: none is to have less
-		}
+	}
+	n = 1 << bits.Len(uint(n-1))
+	if fit := max(1, min(opts.MaxBytes/minShardBytes, maxShards)); opts.Shards <= 0 && n > int(fit) {
+		n = 1 << (bits.Len(uint(fit)) - 1) // rounded down: none is to have less
 	}
 	c := &Cache[V]{
 		seed:        maphash.MakeSeed(),
-		shards:      make([]shard[V], 1<<bits.Len(uint(n-1))),
+		shards:      make([]shard[V], n),
 		onDeparture: opts.OnDeparture,
 		minorBytes:  opts.MinorBytes,
 	}

@@ -84,3 +84,15 @@ func TestKeysOfAllLengthsAreChargedForWhatTheyTake(t *testing.T) {
 		runtime.KeepAlive(c)
 	}
 }
+
+func TestDefaultShardsHaveAMiBEach(t *testing.T) {
+	for procs := range 9 {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+		for _, maxBytes := range []int64{-1, 0, 1, 3 << 20, 50 << 20, 100 << 20, 1 << 40, math.MaxInt64} {
+			got := int64(len(New(Options[int]{MaxBytes: maxBytes}).shards))
+			if got&(got-1) != 0 || got > max(maxBytes>>20, 1) || 2*got <= min(maxBytes>>20, 16*int64(runtime.GOMAXPROCS(0))) {
+				t.Errorf("%d shards for %d bytes and %d processors", got, maxBytes, runtime.GOMAXPROCS(0))
+			}
+		}
+	}
+}
