@@ -148,6 +148,9 @@ func (c *Cache[V]) roomLocked(s *shard[V], need room, keep ref, now int64) bool 
 // have become part of an entry, and reports who is gone after it has let go of it.
 // No part of need is less than 0.
 func (c *Cache[V]) gather(need room, home int, keep ref, now int64) (ok bool, gone []departure[V]) {
+	if need.all > c.budget.all.max.Load() || need.minor > c.budget.minor.max.Load() {
+		return false, nil // a Resize came in between: evicting everything would not help
+	}
 	var have room
 	minorless := 0 // how many shards in a row had no minor entry to evict
 	for barren, next := 0, home+1; barren < barrenRounds*len(c.shards); next++ {

@@ -96,3 +96,18 @@ func TestDefaultShardsHaveAMiBEach(t *testing.T) {
 		}
 	}
 }
+
+// A Set that waits for its turn to gather room, while a Resize makes the whole bound
+// less than that, must not evict everything in vain.
+func TestGatherForMoreThanThereIsEvictsNothing(t *testing.T) {
+	c := New(Options[int]{MaxBytes: 100 * (Overhead + 1), MinorBytes: 50 * (Overhead + 1), Shards: 4})
+	for i := range 100 {
+		c.Set(string(rune(i)), 0, i, Terms{Expires: math.MaxInt64, Minor: i < 50})
+	}
+	for _, need := range []room{{all: 101 * (Overhead + 1)}, roomOf(51*(Overhead+1), true)} {
+		was := c.Len()
+		if ok, _ := c.gather(need, 0, 0, 0); ok || c.Len() != was {
+			t.Errorf("gather(%v) = %t and %d of %d entries left, want false and all of them", need, ok, c.Len(), was)
+		}
+	}
+}
