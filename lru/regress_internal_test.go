@@ -111,3 +111,25 @@ func TestGatherForMoreThanThereIsEvictsNothing(t *testing.T) {
 		}
 	}
 }
+
+// One entry that lives for long keeps the end of the directory of pages in place. The
+// sweep must not walk through all that was given back before it.
+func TestSweepPassesPagesThatAreNotInUse(t *testing.T) {
+	const pages = 1000
+	c := New(Options[int]{MaxBytes: 1 << 30, Shards: 1})
+	for i := range pages * pageNodes {
+		c.Set(strconv.Itoa(i), 0, i, Terms{Expires: 100})
+	}
+	last := strconv.Itoa(pages*pageNodes - 1)
+	c.RemoveFunc(func(key string, _ int) bool { return key != last })
+	if got := len(c.shards[0].slab.pages); got < pages {
+		t.Fatalf("%d pages, want the directory of %d that the last entry keeps", got, pages)
+	}
+	const sets = pages/sweepSteps + 2*pageNodes
+	for range sets {
+		c.Set("other", 200, 0, Terms{Expires: math.MaxInt64})
+	}
+	if st := c.Stats(); st.Expirations != 1 {
+		t.Errorf("%d entries found expired by %d Sets, want the one there is", st.Expirations, sets)
+	}
+}

@@ -162,8 +162,13 @@ func (s *shard[V]) sweepLocked(now int64) room {
 		if at >= end {
 			break
 		}
+		if s.slab.pages[at>>pageShift].nodes == nil { // a step for all of it: there may be many
+			at = (at>>pageShift + 1) << pageShift
+			continue
+		}
 		if n := s.slab.used(at); n != nil && n.expired(now) {
 			freed = freed.plus(s.removeLocked(at, Expired))
+			end = ref(len(s.slab.pages)) << pageShift // fewer, perhaps
 		}
 		at++
 	}
