@@ -39,14 +39,16 @@ const Overhead = 72
 // eighth, arbitrary.
 const minorShare = 8
 
-// The default number of shards: enough for each processor to find one that is
-// free, but none with less than minShardBytes at most, for the policy of a shard
-// of few entries cannot tell what they are worth (below a few hundred it costs
-// half a point of hit ratio).
+// The default number of shards: enough for each processor to find one that is free; one
+// for each maxShardBytes at least, for when its index grows a shard stands still, a few
+// hundred microseconds for the entries of so many bytes; but none with less than
+// minShardBytes, for the policy of a shard of few entries cannot tell what they are worth
+// (below a few hundred it costs half a point of hit ratio).
 const (
 	shardsPerProc = 16
 	maxShards     = 1024
 	minShardBytes = 1 << 20
+	maxShardBytes = 4 << 20
 )
 
 // Options configures a [Cache].
@@ -61,8 +63,9 @@ type Options[V any] struct {
 	MinorBytes int64
 
 	// Shards is the number of independently locked parts, rounded up to a
-	// power of two. Zero or less means 16 for each of GOMAXPROCS, at most 1,024
-	// and at most one for each MiB of MaxBytes.
+	// power of two. Zero or less means 16 for each of GOMAXPROCS or one for each
+	// 4 MiB of MaxBytes, whichever is more, at most 1,024 and at most one for each
+	// MiB.
 	Shards int
 
 	// OnDeparture, if it is not nil, is called once for each entry that is not in
@@ -147,7 +150,7 @@ type Cache[V any] struct {
 func New[V any](opts Options[V]) *Cache[V] {
 	n := opts.Shards
 	if n <= 0 {
-		n = min(shardsPerProc*runtime.GOMAXPROCS(0), maxShards)
+		n = min(max(shardsPerProc*runtime.GOMAXPROCS(0), int(min(opts.MaxBytes/maxShardBytes, maxShards))), maxShards)
 	}
 	n = 1 << bits.Len(uint(n-1))
 	if fit := max(1, min(opts.MaxBytes/minShardBytes, maxShards)); opts.Shards <= 0 && n > int(fit) {

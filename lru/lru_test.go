@@ -161,7 +161,7 @@ func TestShardsAreAPowerOfTwo(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4)) // 64 shards where there are bytes for them
 	for maxBytes, want := range map[int64]int{
 		math.MinInt64: 1, -1: 1, 0: 1, MiB - 1: 1, MiB: 1, 2*MiB - 1: 1, 2 * MiB: 2, 3 * MiB: 2, 4 * MiB: 4,
-		63 * MiB: 32, 64 * MiB: 64, 1024 * MiB: 64, math.MaxInt64: 64,
+		63 * MiB: 32, 64 * MiB: 64, 256 * MiB: 64, 1024 * MiB: 256, math.MaxInt64: 1024,
 	} {
 		for _, shards := range []int{0, -1, math.MinInt} {
 			if got := len(lru.New[int](lru.Options[int]{MaxBytes: maxBytes, Shards: shards}).ShardLens()); got != want {
