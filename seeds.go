@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // Finding the cluster, and finding it again: seeds and lost members are tried until
@@ -103,40 +101,50 @@ type seeker struct {
 	alone  chan struct{} // room for one: the last member known was lost
 }
 
-// tryAll tries every seed once, and calls met with each address that answers. It reports whether
-// there was one to try, this node itself aside, and how many addresses answered.
+// tryAll tries every seed once, each as soon as it is looked up, and calls met with each
+// address that answers. It reports whether there was one to try, this node itself aside,
+// and how many addresses answered.
 func (s *seeker) tryAll(ctx context.Context, met func(addr string)) (tried bool, reached int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, seedsTimeout)
 	defer cancel()
-	addrs, err := s.missing(ctx)
-	if len(addrs) == 0 {
-		return err != nil, 0, err
-	}
-	if far := farFromLoopback(s.node.host, s.gossip.advertised.Addr(), addrs); far != "" {
-		s.node.logger.Warn("peercache: this node is on a loopback address, which other machines take for themselves, and its seed is not: "+
-			"use an address of this machine", "url", s.node.self.url, "gossip", s.gossip.addr, "seed", far)
-	}
 	type result struct {
 		addr    string
 		reached int
 		err     error
 	}
-	results := make(chan result, len(addrs)) // so that late ones end
-	s.node.background(func() {
-		var joins errgroup.Group
-		joins.SetLimit(tryAtOnce)
-		for _, addr := range addrs {
-			joins.Go(func() error {
-				reached, err := s.gossip.join([]string{addr})
-				results <- result{addr, reached, err}
-				return nil
-			})
-		}
-		_ = joins.Wait() // of nothing but nils
-	})
-	for range addrs {
+	results := make(chan result)
+	atOnce := make(chan struct{}, tryAtOnce)
+	found := s.lookUp(ctx)
+	warned := false
+	var addrs []string
+	for waiting := len(s.seeds); waiting > 0; {
 		select {
+		case f := <-found:
+			waiting--
+			err = errors.Join(err, f.err)
+			tried = tried || f.err != nil
+			fresh := s.missing(f.addrs, addrs)
+			if far := farFromLoopback(s.node.host, s.gossip.advertised.Addr(), fresh); far != "" && !warned {
+				warned = true
+				s.node.logger.Warn("peercache: this node is on a loopback address, which other machines take for themselves, and its seed is not: "+
+					"use an address of this machine", "url", s.node.self.url, "gossip", s.gossip.addr, "seed", far)
+			}
+			for _, addr := range fresh {
+				tried = true
+				waiting++
+				s.node.background(func() {
+					atOnce <- struct{}{}
+					reached, err := s.gossip.join([]string{addr})
+					<-atOnce
+					select {
+					case results <- result{addr, reached, err}:
+					case <-ctx.Done(): // nobody waits for it any more
+					}
+				})
+			}
+			addrs = append(addrs, fresh...)
 		case r := <-results:
+			waiting--
 			if reached += r.reached; r.reached > 0 {
 				met(r.addr)
 			}
@@ -147,7 +155,7 @@ func (s *seeker) tryAll(ctx context.Context, met func(addr string)) (tried bool,
 			return true, reached, errLeft
 		}
 	}
-	return true, reached, err
+	return tried, reached, err
 }
 
 // farFromLoopback returns the first of addrs that is not loopback, "" if there is none,
@@ -186,7 +194,7 @@ func (s *seeker) run() {
 		addrs := some(s.gossip.missed(time.Since(last)))
 		last = time.Now()
 		ctx, cancel := context.WithTimeout(s.node.life, seedsTimeout)
-		seeds, err := s.missing(ctx)
+		seeds, err := s.lookUpAll(ctx)
 		cancel()
 		if err != nil {
 			s.node.logger.Debug("peercache: looking up seeds", "err", err)
@@ -211,20 +219,55 @@ func some(addrs []string) []string {
 	return addrs[:min(len(addrs), seekAtOnce)]
 }
 
-// missing returns the addresses of seeds that are no members of this cluster.
-func (s *seeker) missing(ctx context.Context) ([]string, error) {
-	known := append(s.gossip.addrs(), s.gossip.addr)
+// A lookedUp is what a seed stands for.
+type lookedUp struct {
+	addrs []string
+	err   error
+}
+
+// lookUp looks up all seeds at the same time, and sends what it finds as it finds it, one
+// result for each: a name whose servers are silent holds up no other.
+func (s *seeker) lookUp(ctx context.Context) <-chan lookedUp {
+	found := make(chan lookedUp, len(s.seeds)) // room for all, also if nobody listens any more
+	for _, seed := range s.seeds {
+		s.node.background(func() {
+			var f lookedUp
+			ips, err := lookup(ctx, seed.host)
+			for _, ip := range ips {
+				f.addrs = append(f.addrs, net.JoinHostPort(ip.String(), seed.port))
+			}
+			f.err = err
+			found <- f
+		})
+	}
+	return found
+}
+
+// lookUpAll returns the addresses of seeds that are missing, and why there may be more.
+func (s *seeker) lookUpAll(ctx context.Context) ([]string, error) {
+	found := s.lookUp(ctx)
 	var addrs []string
 	var errs []error
-	for _, seed := range s.seeds {
-		ips, err := lookup(ctx, seed.host)
-		errs = append(errs, err)
-		for _, ip := range ips {
-			addr := net.JoinHostPort(ip.String(), seed.port)
-			if !slices.Contains(known, addr) && !slices.Contains(addrs, addr) {
-				addrs = append(addrs, addr)
-			}
+	for range s.seeds {
+		select {
+		case f := <-found:
+			addrs = append(addrs, s.missing(f.addrs, addrs)...)
+			errs = append(errs, f.err)
+		case <-ctx.Done(): // also when the node has left, which looks up nothing any more
+			return addrs, errors.Join(append(errs, ctx.Err())...)
 		}
 	}
 	return addrs, errors.Join(errs...)
+}
+
+// missing returns those of addrs that are no members of this cluster, nor among others.
+func (s *seeker) missing(addrs, others []string) []string {
+	known := append(s.gossip.addrs(), s.gossip.addr)
+	var missing []string
+	for _, addr := range addrs {
+		if !slices.Contains(known, addr) && !slices.Contains(others, addr) && !slices.Contains(missing, addr) {
+			missing = append(missing, addr)
+		}
+	}
+	return missing
 }
