@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -66,7 +67,13 @@ func listenGossip(network *Network, bind string, report func(slog.Level, string)
 			break
 		}
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("peercache: gossip address %s: %w: set NodeOptions.Gossip to an address of this machine, or to 0.0.0.0 "+
+			"(IPv6: [::]) and a port if the node's URL has an address that is translated", want, err)
+	case errors.Is(err, syscall.EADDRINUSE) && want.Port() != 0:
+		return nil, fmt.Errorf("peercache: gossip address %s: %w: set NodeOptions.Gossip to another port; 0 picks one", want, err)
+	case err != nil:
 		return nil, fmt.Errorf("peercache: gossip address %s: %w", want, err)
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

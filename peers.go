@@ -3,12 +3,15 @@ package peercache
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -130,7 +133,7 @@ func newGossip(c gossipConfig) (*gossip, error) {
 	}
 	if err := checkHome(c.self.url, advertise.Unmap()); err != nil { // which others would keep out
 		sockets.close()
-		return nil, err
+		return nil, fmt.Errorf("%w: set NodeOptions.Gossip to the URL's host, or to 0.0.0.0 (IPv6: [::]) and a port", err)
 	}
 	advertised := netip.AddrPortFrom(advertise.Unmap(), sockets.bound.Port())
 	members, err := newRoster(c.self, advertised.String())
@@ -234,12 +237,21 @@ func (g *gossip) join(addrs []string) (reached int, err error) {
 }
 
 // joinCause takes the error of one address out of memberlist's list of one, whose
-// text has several lines.
+// text has several lines, and says what people have to look at. memberlist hands on
+// only the text of what a stream ended with.
 func joinCause(err error) error {
-	if cause := errors.Unwrap(err); cause != nil {
-		return cause
+	cause := err
+	if one := errors.Unwrap(err); one != nil {
+		cause = one
 	}
-	return err
+	switch text := cause.Error(); {
+	case strings.HasSuffix(text, io.EOF.Error()) || strings.HasSuffix(text, syscall.ECONNRESET.Error()):
+		return fmt.Errorf("%w: it closed the connection: either it is in another cluster than NodeOptions.Cluster says, "+
+			"or a proxy whose backend is not up", cause)
+	case strings.Contains(text, "invalid msgType"):
+		return fmt.Errorf("%w: it does not speak gossip: its port must be that of NodeOptions.Gossip, not of a URL", cause)
+	}
+	return cause
 }
 
 // start runs f on a goroutine that stop waits for. It reports false after stop.

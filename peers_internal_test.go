@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
@@ -244,14 +246,32 @@ func TestOtherClusterIsNotJoined(t *testing.T) {
 	c := newGossipConfig("b")
 	c.cluster = "other"
 	b := startGossip(t, c)
-	if n, err := b.join([]string{a.addr}); n != 0 || err == nil || !strings.Contains(err.Error(), a.addr) {
-		t.Errorf("join of another cluster = %d, %v, want 0 and an error that names %s", n, err, a.addr)
+	n, err := b.join([]string{a.addr})
+	if n != 0 || err == nil {
+		t.Fatalf("join of another cluster = %d, %v, want 0 and an error", n, err)
+	}
+	for _, word := range []string{a.addr, "another cluster", "NodeOptions.Cluster", "proxy"} {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("join of another cluster: %v, want it to say %q", err, word)
+		}
 	}
 	if got, want := states(a), "http://a joining"; got != want {
 		t.Errorf("members of the one cluster are %s, want %s", got, want)
 	}
 	if got, want := states(b), "http://b joining"; got != want {
 		t.Errorf("members of the other are %s, want %s", got, want)
+	}
+}
+
+func TestSeedThatIsNoGossipIsToldApart(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ReadHeaderTimeout = 100 * time.Millisecond // what it got has no line's end
+	server.Start()
+	defer server.Close()
+	g := startGossip(t, newGossipConfig("a"))
+	n, err := g.join([]string{server.Listener.Addr().String()})
+	if n != 0 || err == nil || !strings.Contains(err.Error(), "does not speak gossip") || !strings.Contains(err.Error(), "NodeOptions.Gossip") {
+		t.Errorf("join of an HTTP server = %d, %v, want 0 and an error that says so", n, err)
 	}
 }
 
@@ -329,8 +349,8 @@ func TestAddressInUseIsNamed(t *testing.T) {
 	c := newGossipConfig("b")
 	c.bind = taken.addr
 	_, err := newGossip(c)
-	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), c.bind) {
-		t.Errorf("newGossip on a taken address: error %v, want %v with %s", err, syscall.EADDRINUSE, c.bind)
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), c.bind) || !strings.Contains(err.Error(), "NodeOptions.Gossip") {
+		t.Errorf("newGossip on a taken address: error %v, want %v with %s and the remedy", err, syscall.EADDRINUSE, c.bind)
 	}
 }
 
@@ -340,10 +360,11 @@ func TestConfigsThatCannotWorkAreRefused(t *testing.T) {
 		change func(*gossipConfig)
 		want   string
 	}{
+		{"of another machine", func(c *gossipConfig) { c.bind = "192.0.2.1:0" }, "set NodeOptions.Gossip to an address of this machine"},
 		{"no address", func(c *gossipConfig) { c.bind = "localhost:7946" }, `"localhost:7946"`},
 		{"nothing to advertise", func(c *gossipConfig) { c.bind = "0.0.0.0:0" }, "others cannot use it"},
 		{"link-local", func(c *gossipConfig) { c.advertise = netip.MustParseAddr("169.254.0.1") }, "link-local"},
-		{"URL elsewhere", func(c *gossipConfig) { c.self.url = "http://10.0.0.1" }, "another address than the node's gossip, 127.0.0.1"},
+		{"URL elsewhere", func(c *gossipConfig) { c.self.url = "http://10.0.0.1" }, "another address than the node's gossip, 127.0.0.1: set NodeOptions.Gossip"},
 		{"long URL", func(c *gossipConfig) { c.self.url = "http://" + strings.Repeat("u", 249) }, "URL has 256 bytes"},
 		{"long cluster", func(c *gossipConfig) { c.cluster = strings.Repeat("c", 244) }, "name has 244 bytes, at most 243"},
 	} {
