@@ -20,6 +20,7 @@ type gossipLog struct {
 type gossipLine struct {
 	level slog.Level
 	text  string
+	of    string // what tells it from others of its shape, "" for nothing
 }
 
 const (
@@ -33,9 +34,12 @@ func newGossipLog() *gossipLog {
 }
 
 // print queues a line. It never blocks.
-func (l *gossipLog) print(level slog.Level, text string) {
+func (l *gossipLog) print(level slog.Level, text string) { l.printOf("", level, text) }
+
+// printOf queues a line that is about a peer, and is held back only by others about it.
+func (l *gossipLog) printOf(peer string, level slog.Level, text string) {
 	select {
-	case l.lines <- gossipLine{level, text}:
+	case l.lines <- gossipLine{level, text, peer}:
 	default:
 	}
 }
@@ -63,7 +67,7 @@ func (l *gossipLog) run(logger *slog.Logger, done <-chan struct{}) {
 		if !logger.Enabled(context.Background(), line.level) {
 			continue
 		}
-		key := gossipLineShape(line.text)
+		key := line.of + " " + gossipLineShape(line.text)
 		s := shapes[key]
 		if s == nil {
 			if len(shapes) >= gossipLogShapes {

@@ -338,7 +338,7 @@ func (e gossipEvents) alive(n *memberlist.Node, joined bool) {
 		return
 	}
 	if err := e.put(n.Name, n.Address(), n.Meta, joined); err != nil {
-		e.log.print(slog.LevelWarn, fmt.Sprintf("keeping %s at %s out of the ring: %v", n.Name, n.Address(), err))
+		e.log.printOf(n.Name, slog.LevelWarn, fmt.Sprintf("keeping %s at %s out of the ring: %v", n.Name, n.Address(), err))
 	}
 }
 

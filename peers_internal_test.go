@@ -448,6 +448,44 @@ func TestUnreadableMemberIsKeptOut(t *testing.T) {
 	}
 }
 
+// As in a deploy of a release that builds another ring: people must learn of each.
+func TestEachPeerThatIsKeptOutIsLogged(t *testing.T) {
+	var logged recordedLog
+	c := newGossipConfig("b")
+	c.logger = slog.New(&logged)
+	b := startGossip(t, c)
+	others := []*gossip{startGossip(t, newGossipConfig("a")), startGossip(t, newGossipConfig("c"))}
+	for _, g := range others {
+		joinGossip(t, g, b.addr)
+	}
+	awaitStates(t, b, 10*time.Second, "http://a joining, http://b joining, http://c joining")
+	for _, g := range others {
+		meta := slices.Clone(g.meta())
+		meta[1]++ // its protocol
+		g.roster.mu.Lock()
+		g.roster.mu.meta = meta
+		g.roster.mu.Unlock()
+		notify(g.wake)
+	}
+	awaitStates(t, b, 10*time.Second, "http://b joining")
+	for _, g := range others {
+		g.setState(stateActive) // readable again
+	}
+	awaitStates(t, b, 10*time.Second, "http://a active, http://b joining, http://c active")
+	b.stop() // waits for the log
+	for _, g := range others {
+		count := 0
+		for _, line := range logged.lines {
+			if strings.Contains(line, "keeping "+g.name) {
+				count++
+			}
+		}
+		if count != 1 {
+			t.Errorf("%d lines say that %s is kept out, want 1: %q", count, g.name, logged.lines)
+		}
+	}
+}
+
 func TestMemberUnderAFalseNameIsKeptOut(t *testing.T) {
 	r, err := newRoster(sampleMember(), "10.0.0.9:7946")
 	if err != nil {
