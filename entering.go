@@ -21,6 +21,16 @@ const (
 	// lost if it enters unchecked: it holds nothing, so that loading is safe for it.
 	entryPatience = time.Second
 
+	// refusalStands is how long a node stays out of the ring for one refusal. Who
+	// refused may have died since, or be ill itself; while peers do not reach the node
+	// one of them says so every second or two.
+	refusalStands = 10 * time.Second
+
+	// greetTimeout bounds a greeting: a connection and its answer, and where the peer
+	// dials back the same once more, which all have times of their own. Whatever
+	// answers there could else hold up a ring with heartbeats.
+	greetTimeout = 2 * time.Second
+
 	// Between two attempts there is entryFirst, doubling to entryRetry, each varied by
 	// half. The first is short because the member that is asked may not know the
 	// newcomer: gossip takes a tenth of a second. The last is what a server that
@@ -59,8 +69,9 @@ func (e *entrance) meets(addr string) {
 }
 
 // run makes the node active: when an active member reaches it; at once when it knows
-// of none; entryPatience after its first contact when none has said whether it does.
-// It ends when one does, or when the node leaves.
+// of none; entryPatience after its first contact when none has said whether it does, or
+// refusalStands after the last that said that it does not. It ends when one does, or when
+// the node leaves.
 func (e *entrance) run() {
 	var contact string
 	select {
@@ -77,11 +88,14 @@ func (e *entrance) run() {
 		if known {
 			v = e.ask(peer, active)
 		}
-		if v == unmet && !refused {
-			refused = true
-			close(e.refused)
+		if v == unmet {
+			patience = time.Now().Add(refusalStands)
+			if !refused {
+				refused = true
+				close(e.refused)
+			}
 		}
-		if !active && (v == met || !known || !refused && !time.Now().Before(patience)) {
+		if !active && (v == met || !known || !time.Now().Before(patience)) {
 			if active = e.node.activate(e.gossip); !active {
 				return
 			}
@@ -93,7 +107,7 @@ func (e *entrance) run() {
 			wait = checkRetry
 		}
 		pause := wait/2 + rand.N(wait)
-		if !active && !refused {
+		if !active {
 			pause = min(pause, time.Until(patience))
 		}
 		timer := time.NewTimer(pause)
@@ -184,6 +198,8 @@ type greeting struct {
 // whatever it is, the peer dials back first, and answers UNMET if that is in vain.
 // Breakers have no part in it.
 func (n *Node) greet(ctx context.Context, peer string, as state) (greeting, error) {
+	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
+	defer cancel()
 	hello := n.hello()
 	hello.State = wire.State(as)
 	var g greeting
