@@ -49,29 +49,16 @@ func (n *Node) Join(ctx context.Context, seeds ...string) error {
 	if err := n.enter(phaseJoined); err != nil {
 		return err
 	}
-	g, err := n.startGossip(ctx)
+	g, err := n.gossipUnlessLeft(ctx)
 	if err != nil {
-		n.mu.Lock()
-		if n.phase == phaseJoined {
-			n.phase = phaseIdle
-		}
-		n.mu.Unlock()
 		return err
 	}
-	n.mu.Lock()
-	if n.phase != phaseJoined { // Leave came in between
-		n.mu.Unlock()
-		g.stop()
-		return errLeft
-	}
-	n.gossip = g
-	n.mu.Unlock()
 	s := &seeker{node: n, gossip: g, seeds: parsed, alone: make(chan struct{}, 1)}
 	e := newEntrance(n, g)
 	n.background(newFollower(n, g, s).run)
 	n.background(e.run)
 
-	if tried, reached, err := s.tryAll(ctx, e.meets); tried && reached == 0 {
+	if tried, reached, err := s.tryAll(ctx, e.meets); tried && reached == 0 && n.joined() {
 		n.logger.Warn("peercache: no seed answers yet; joining goes on", "seeds", seeds, "err", err)
 	}
 	e.meets("")
@@ -118,7 +105,35 @@ func (n *Node) enter(to phase) error {
 		return errLeft
 	}
 	n.phase = to
+	if to == phaseJoined {
+		n.work.Add(1) // before a Leave can wait for it; given back by gossipUnlessLeft
+	}
 	return nil
+}
+
+// gossipUnlessLeft starts gossip. A Leave that comes in between waits for it, so that no
+// socket is opened after it.
+func (n *Node) gossipUnlessLeft(ctx context.Context) (*gossip, error) {
+	defer n.work.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.life, cancel)() // Leave does not wait for name servers
+	g, err := n.startGossip(ctx)
+	n.mu.Lock()
+	left := n.phase != phaseJoined
+	switch {
+	case left:
+	case err != nil:
+		n.phase = phaseIdle
+	default:
+		n.gossip = g
+	}
+	n.mu.Unlock()
+	if left && err == nil {
+		g.stop()
+		err = errLeft
+	}
+	return g, err
 }
 
 func (n *Node) startGossip(ctx context.Context) (*gossip, error) {
@@ -303,14 +318,14 @@ func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if len(n.members()) == 0 {
+	if n.lone(g) {
 		return nil
 	}
 	if g != nil {
 		g.setState(stateLeaving)
 		told := make(chan error, 1)
 		n.background(func() { told <- g.leave(leaveTimeout) })
-		if err := n.awaitFarewell(ctx, told); err != nil {
+		if err := n.awaitFarewell(ctx, g, told); err != nil {
 			return err
 		}
 	}
@@ -324,10 +339,19 @@ func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
 	}
 }
 
+// lone reports whether there is nobody to tell. Gossip knows it before there is a ring: who
+// leaves right after the first contact would be taken for dead.
+func (n *Node) lone(g *gossip) bool {
+	if g != nil {
+		return len(g.addrs()) == 0
+	}
+	return len(n.members()) == 0
+}
+
 // awaitFarewell waits until gossip has told the others that this node leaves, or
 // there are no others: when all leave at once, the last have nobody to tell and
 // gossip would wait in vain.
-func (n *Node) awaitFarewell(ctx context.Context, told <-chan error) error {
+func (n *Node) awaitFarewell(ctx context.Context, g *gossip, told <-chan error) error {
 	look := time.NewTicker(ringLatest)
 	defer look.Stop()
 	for {
@@ -338,7 +362,7 @@ func (n *Node) awaitFarewell(ctx context.Context, told <-chan error) error {
 			}
 			return nil
 		case <-look.C:
-			if len(n.members()) == 0 {
+			if n.lone(g) {
 				return nil
 			}
 		case <-ctx.Done():

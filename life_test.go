@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -64,6 +65,117 @@ func TestJoinDoesNotUndoALeave(t *testing.T) {
 	}
 	if isReady(n) {
 		t.Error("a node became active that had begun to leave")
+	}
+}
+
+// Between the first contact and the first ring of others lie some tens of milliseconds. Who
+// leaves then is known already, and would be taken for dead.
+func TestLeaveRightAfterTheFirstContactTellsOthers(t *testing.T) {
+	t.Parallel() // it mostly waits
+	a := newReal(t, valueOf)
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", anywhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := peercache.NewNode("http://"+l.Addr().String(), &peercache.NodeOptions{Gossip: anywhere, Logger: discardLogger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := make(chan time.Duration, 1)
+	var again atomic.Bool
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if again.Swap(true) {
+			return
+		}
+		go func() { // a has heard of this node, and dials it back
+			start := time.Now()
+			if err := n.Leave(context.Background()); err != nil {
+				t.Errorf("Leave: %v", err)
+			}
+			took <- time.Since(start)
+		}()
+	})}
+	go func() { _ = server.Serve(l) }()
+	defer server.Close()
+	if err := n.Join(t.Context(), a.GossipAddr()); err == nil {
+		t.Error("Join that Leave overtook: no error")
+	}
+	if d := <-took; d < 2*time.Second {
+		t.Errorf("Leave took %v: it did not tell the other", d)
+	}
+	<-time.After(5 * time.Second) // in which a death would be noticed
+	if lost := a.Stats().Lost; lost != 0 {
+		t.Errorf("the other looks for %d lost members, want none: it was told", lost)
+	}
+}
+
+func TestLeaveWaitsForAJoinThatBinds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		listening, release := make(chan struct{}), make(chan struct{})
+		n, err := peercache.NewNode("http://127.0.0.1:8080", &peercache.NodeOptions{Logger: discardLogger(), Network: &peercache.Network{
+			Dial: func(context.Context, string, string) (net.Conn, error) { return nil, net.ErrClosed },
+			Listen: func(string, string) (net.Listener, error) {
+				close(listening)
+				<-release
+				return nil, errors.New("taken")
+			},
+			ListenPacket: func(string, string) (net.PacketConn, error) { return nil, net.ErrClosed },
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		joined := make(chan error, 1)
+		go func() { joined <- n.Join(t.Context()) }()
+		<-listening
+		left := make(chan error, 1)
+		go func() { left <- n.Leave(t.Context()) }()
+		synctest.Wait()
+		select {
+		case err := <-left:
+			t.Error("Leave has returned while Join opens sockets")
+			left <- err
+		default:
+		}
+		close(release)
+		if err := <-joined; err == nil {
+			t.Error("Join that could not bind: no error")
+		}
+		if err := <-left; err != nil {
+			t.Errorf("Leave: %v", err)
+		}
+	})
+}
+
+func TestJoinThatLeaveOvertakesWarnsOfNothing(t *testing.T) {
+	var log warnings
+	dialling := make(chan struct{}, 10)
+	n, err := peercache.NewNode("http://127.0.0.1:8080", &peercache.NodeOptions{Gossip: anywhere, Logger: slog.New(&log), Network: &peercache.Network{
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			dialling <- struct{}{}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+		Listen: func(network, addr string) (net.Listener, error) {
+			return new(net.ListenConfig).Listen(t.Context(), network, addr)
+		},
+		ListenPacket: func(network, addr string) (net.PacketConn, error) {
+			return new(net.ListenConfig).ListenPacket(t.Context(), network, addr)
+		},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := make(chan error, 1)
+	go func() { joined <- n.Join(t.Context(), "127.0.0.2") }()
+	<-dialling
+	if err := n.Leave(t.Context()); err != nil {
+		t.Errorf("Leave: %v", err)
+	}
+	if err := <-joined; err == nil {
+		t.Error("Join that Leave overtook: no error")
+	}
+	if len(log.lines) != 0 {
+		t.Errorf("a node that has left warns: %q", log.lines)
 	}
 }
 

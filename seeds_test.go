@@ -10,15 +10,29 @@ import (
 	"github.com/peercache/peercache"
 )
 
-// A name server that does not answer, such as one of a zone that was given up, must not
-// keep a node from the seeds that are well. Not in parallel: the resolver is the process's.
-func TestSilentNameServerHoldsUpNoOtherSeed(t *testing.T) {
+// Name servers that do not answer, such as those of a zone that was given up. These tests
+// must not run in parallel: the resolver is the process's.
+
+// silentNames makes every look-up of a name end with its context, and returns where each
+// is told.
+func silentNames(t *testing.T) <-chan struct{} {
+	t.Helper()
 	resolver := net.DefaultResolver
-	defer func() { net.DefaultResolver = resolver }()
+	t.Cleanup(func() { net.DefaultResolver = resolver })
+	asked := make(chan struct{}, 1)
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}}
+	return asked
+}
+
+func TestSilentNameServerHoldsUpNoOtherSeed(t *testing.T) {
+	silentNames(t)
 	for _, host := range []string{"127.0.0.1", "localhost"} {
 		t.Run(host, func(t *testing.T) {
 			a := newReal(t, valueOf)
@@ -36,5 +50,26 @@ func TestSilentNameServerHoldsUpNoOtherSeed(t *testing.T) {
 				t.Errorf("after %v in Join the node has %d peers and has warned %q, want 2 peers and no warning", time.Since(start), n, log.lines)
 			}
 		})
+	}
+}
+
+func TestLeaveBoundsTheLookUpOfAJoin(t *testing.T) {
+	asked := silentNames(t)
+	n, err := peercache.NewNode("http://silent.example.:8080", &peercache.NodeOptions{Insecure: true, Logger: discardLogger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := make(chan error, 1)
+	go func() { joined <- n.Join(t.Context()) }()
+	<-asked
+	start := time.Now()
+	if err := n.Leave(t.Context()); err != nil {
+		t.Errorf("Leave: %v", err)
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("Leave took %v, want it not to wait for a name server", took)
+	}
+	if err := <-joined; err == nil {
+		t.Error("Join that Leave overtook: no error")
 	}
 }
