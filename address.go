@@ -20,6 +20,9 @@ import (
 // escaping and has no meaning in the pattern of a http.ServeMux.
 var plainPath = regexp.MustCompile(`^[A-Za-z0-9/._~-]*$`)
 
+// plainHost is what the host of a node's URL may be made of, colons of IPv6 among it.
+var plainHost = regexp.MustCompile(`^[A-Za-z0-9._:-]+$`)
+
 // ownURL is normalizeURL for this process, whose URL need not say where it is.
 func ownURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
@@ -94,6 +97,11 @@ func normalizeURL(raw string) (*url.URL, error) {
 		return nil, fmt.Errorf("peercache: node URL %q has more than a host and a path", raw)
 	case u.Hostname() == "":
 		return nil, fmt.Errorf("peercache: node URL %q has no host: peers need one to reach this process", raw)
+	case !plainHost.MatchString(u.Hostname()):
+		// A client sends it in another spelling, without the zone, and the handler takes
+		// the request for one to somebody else.
+		return nil, fmt.Errorf("peercache: node URL %q: its host must be an address without a zone, or a name of A-Z a-z 0-9 . _ - "+
+			"(an international one in its xn-- form)", raw)
 	}
 	if p := u.Port(); p != "" {
 		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 || p[0] == '0' {

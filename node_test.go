@@ -60,6 +60,8 @@ func TestNewNodeRefusesWhatCannotWork(t *testing.T) {
 		{"unspecified", "http://0.0.0.0:8080", insecure, "0.0.0.0"},
 		{"link-local", "http://169.254.169.254", insecure, "169.254.169.254"},
 		{"multicast", "http://224.0.0.1", insecure, "224.0.0.1"},
+		{"international name", "http://b\u00fccher.example", insecure, "xn--"},
+		{"zone of an address", "http://[fd00::1%25eth0]:8080", insecure, "without a zone"},
 		{"not loopback", "http://10.0.0.5:8080", nil, "Insecure"},
 		{"a name", "http://cache.example:8080", nil, "Insecure"},
 		{"gossip not loopback", "http://127.0.0.1:8080", &peercache.NodeOptions{Gossip: "0.0.0.0:7946"}, "Insecure"},
