@@ -32,7 +32,9 @@ type Peer struct {
 // field mean the defaults. NewNode copies it.
 type NodeOptions struct {
 	// Cluster is the name of the cluster: only nodes of one name talk to each
-	// other. Default "peercache".
+	// other. Default "peercache". Services that can reach each other need a name
+	// each: an address that one of them gives up and another gets would merge
+	// them, and their caches.
 	Cluster string
 
 	// Insecure allows addresses that are not loopback. Peer traffic and gossip
