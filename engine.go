@@ -2,11 +2,8 @@ package peercache
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,22 +11,14 @@ import (
 	"github.com/peercache/peercache/internal/wire"
 )
 
-// The road of a Get below the typed shell: memory, flights, the key's owners,
-// the loader. What a flight is is in singleflight.go, what is kept in store.go;
-// requests of peers come in through serve.go.
-
-// fetchMargin is how much longer than a load a fetch may live: the owner counts
-// LoadTimeout from when its loader starts.
-const fetchMargin = 2 * time.Second
+// The road of a Get below the typed shell: memory, then a flight. How a flight
+// fetches is in fetch.go, how one loads in load.go, what a flight is in singleflight.go,
+// what is kept in store.go; requests of peers come in through serve.go.
 
 // orphanTTL is how long a value is kept that was loaded here because no owner
 // could be asked, in a cache that keeps no copies: without it, every Get would
 // be a load until the cluster is well again.
 const orphanTTL = time.Second
-
-// nextRequest is how long a request of a long GetMany waits for the one before it to
-// the same owner (arbitrary; loads that take longer than a few times 10 ms overlap).
-const nextRequest = 100 * time.Millisecond
 
 // A network is all that a cache knows of other processes. *Node is the real one;
 // a test can put a deterministic one in its place.
@@ -40,10 +29,10 @@ type network interface {
 	// members returns the URLs of all other processes, whatever their state.
 	members() []string
 
-	// get asks a peer for keys, at most wire.MaxKeys, and calls answer for each
-	// that it answers, from one goroutine. It returns when the peer has finished
-	// or is found silent, or ctx ends; keys not answered by then were refused.
-	get(ctx context.Context, peer, cache string, keys []string, answer func(i int, a answer)) error
+	// ask sends an inquiry, of at most wire.MaxKeys keys, and does not wait. The
+	// inquiry hears what the peer answers and, in any case, an end: when the peer has
+	// finished, has refused, is found dead or silent, or takes longer than it may.
+	ask(peer string, q *inquiry)
 
 	// set gives a peer a value to keep, as the owner of the key.
 	set(ctx context.Context, peer, cache, key string, a answer) error
@@ -55,7 +44,7 @@ type network interface {
 	// left; it reports whether it does.
 	background(f func()) bool
 
-	// admit reports whether a peer is worth asking for keys. If it is, get
+	// admit reports whether a peer is worth asking for keys. If it is, ask
 	// must follow: it may be the only request that is let through.
 	admit(peer string) bool
 
@@ -64,14 +53,6 @@ type network interface {
 
 	unregister(e *engine)
 	log() *slog.Logger
-}
-
-// An answer is what a peer says to one key.
-type answer struct {
-	status wire.Status
-	value  string
-	ttl    time.Duration // life that remains, in whole milliseconds; 0: not to be kept
-	text   string        // of an error
 }
 
 // An engine is a cache without the type of its values.
@@ -213,15 +194,57 @@ func (e *engine) getMany(ctx context.Context, keys []string) map[string]outcome 
 }
 
 // begun are new flights, which somebody has to run.
-type begun struct{ fetches, loads []*flight }
+type begun struct {
+	fetch   begunFetch   // most Gets begin no more than one
+	fetches []begunFetch // beside that
+	loads   []*flight
+}
 
-// run runs them, whatever becomes of ctx, of which they get the values.
+// A begunFetch is a new fetch, and the first owner of its key.
+type begunFetch struct {
+	flight *flight
+	owner  string
+}
+
+func (b *begun) add(f begunFetch) {
+	if b.fetch.flight == nil {
+		b.fetch = f
+		return
+	}
+	b.fetches = append(b.fetches, f)
+}
+
+// run runs them, whatever becomes of ctx, of which they get the values. It does not wait.
 func (e *engine) run(ctx context.Context, b begun) {
 	if len(b.loads) > 0 {
 		e.load(ctx, b.loads)
 	}
-	if len(b.fetches) > 0 {
-		go e.fetch(ctx, b.fetches)
+	switch {
+	case b.fetch.flight == nil:
+	case len(b.fetches) == 0:
+		if e.node.admit(b.fetch.owner) {
+			e.node.ask(b.fetch.owner, e.newInquiryOf(ctx, b.fetch.owner, b.fetch.flight))
+			return
+		}
+		go e.fetch(ctx, "", []*flight{b.fetch.flight})
+	default:
+		e.fetchAll(ctx, append(b.fetches, b.fetch))
+	}
+}
+
+// fetchAll sends one request to each owner. What does not fit one, or cannot go to the
+// first owner, is left to a goroutine.
+func (e *engine) fetchAll(ctx context.Context, fetches []begunFetch) {
+	byOwner := make(map[string][]*flight)
+	for _, f := range fetches {
+		byOwner[f.owner] = append(byOwner[f.owner], f.flight)
+	}
+	for owner, flights := range byOwner {
+		if len(flights) <= wire.MaxKeys && e.node.admit(owner) {
+			e.node.ask(owner, e.newInquiry(ctx, owner, flights))
+			continue
+		}
+		go e.fetch(ctx, "", flights)
 	}
 }
 
@@ -238,12 +261,13 @@ func (e *engine) join(ctx context.Context, key string, b *begun) (item, *flight,
 	if r == nil {
 		return e.joinLoad(key, 0, true, b)
 	}
-	if r.owner(e.hash(key)) == r.url {
+	owner := r.owner(e.hash(key))
+	if owner == r.url {
 		return e.joinLoad(key, r.version, !r.left, b)
 	}
 	it, f, started, err := e.store.join(fetchFlight, key, r.version, false)
 	if started {
-		b.fetches = append(b.fetches, f)
+		b.add(begunFetch{f, owner})
 	}
 	return it, f, err
 }
@@ -256,218 +280,6 @@ func (e *engine) joinLoad(key string, version uint32, own bool, b *begun) (item,
 		b.loads = append(b.loads, f)
 	}
 	return it, f, err
-}
-
-// A walk is a fetch on its way along the owners of its key.
-type walk struct {
-	flight *flight
-	owners []string // still to be tried, in order
-	asked  int
-}
-
-// fetch brings flights to their end by asking the owners of their keys in order,
-// at most maxAttempts each, and none whose breaker is open. Every process walks
-// the same list, so that when an owner is dead all turn to the same next one and
-// the key is still loaded once. Flights that no owner could serve are loaded here,
-// for the callers' sake, and kept only as copies.
-func (e *engine) fetch(ctx context.Context, flights []*flight) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	defer func() {
-		for _, f := range flights {
-			select {
-			case <-f.done:
-			default: // a codec is the user's code, and has ended the goroutine
-				e.store.end(f, outcome{err: &PanicError{Value: errGoexit}})
-			}
-		}
-	}()
-	r := e.ring()
-	walks := make([]*walk, len(flights))
-	for i, f := range flights {
-		e.store.begin(f, cancel)
-		walks[i] = &walk{flight: f, owners: r.owners(e.hash(f.key), mayActOwners)}
-	}
-	e.walkOn(ctx, r, walks)
-}
-
-// walkOn asks the next owner of each walk, all at once, and returns when all
-// walks have come to their end. None waits for another that takes another road.
-func (e *engine) walkOn(ctx context.Context, r *ring, walks []*walk) {
-	byOwner := make(map[string][]*walk, 1)
-	admitted := make(map[string]bool, 1)
-	for _, w := range walks {
-		owner := e.next(w, r.url, admitted)
-		byOwner[owner] = append(byOwner[owner], w)
-	}
-	var wg sync.WaitGroup
-	for owner, group := range byOwner {
-		if len(byOwner) == 1 { // the common case needs no goroutine
-			e.visit(ctx, r, owner, group)
-			return
-		}
-		wg.Go(func() { e.visit(ctx, r, owner, group) })
-	}
-	wg.Wait()
-}
-
-// visit brings walks on that ask the same owner next. More keys than a request
-// holds go one request after the other, for the owner's queue is not longer; but one
-// that takes its time does not hold up the next.
-func (e *engine) visit(ctx context.Context, r *ring, owner string, walks []*walk) {
-	switch owner {
-	case r.url:
-		e.loadFor(ctx, r, walks, !r.left)
-		return
-	case nobody:
-		e.loadFor(ctx, r, walks, false)
-		return
-	}
-	var wg sync.WaitGroup
-	for group := range slices.Chunk(walks, wire.MaxKeys) {
-		answered := make(chan struct{})
-		wg.Go(func() {
-			left := e.ask(ctx, owner, group)
-			close(answered)
-			if len(left) > 0 {
-				e.node.passedOver(true, len(left))
-				e.walkOn(ctx, r, left)
-			}
-		})
-		if len(group) == len(walks) {
-			break
-		}
-		select {
-		case <-answered:
-		case <-time.After(nextRequest):
-		}
-	}
-	wg.Wait()
-}
-
-// nobody stands for the owner of a key that has no usable one.
-const nobody = ""
-
-// next returns the owner that a walk asks next. Whether a peer is admitted is
-// asked once, for all walks that go there together.
-func (e *engine) next(w *walk, self string, admitted map[string]bool) string {
-	for len(w.owners) > 0 && w.asked < maxAttempts {
-		owner := w.owners[0]
-		w.owners = w.owners[1:]
-		if owner == self {
-			return self
-		}
-		ok, known := admitted[owner]
-		if !known {
-			ok = e.node.admit(owner)
-			admitted[owner] = ok
-		}
-		if ok {
-			w.asked++
-			return owner
-		}
-		e.node.passedOver(false, 1)
-	}
-	return nobody
-}
-
-// loadFor ends fetches with loads that run here.
-func (e *engine) loadFor(ctx context.Context, r *ring, walks []*walk, own bool) {
-	var begun begun
-	loads := make([]*flight, len(walks))
-	for i, w := range walks {
-		if !own {
-			w.flight.shard.orphans.Add(1)
-		}
-		it, load, err := e.joinLoad(w.flight.key, r.version, own, &begun)
-		if load == nil {
-			e.store.end(w.flight, outcome{item: it, err: err, settled: true}) // from memory, or the cache was closed
-		}
-		loads[i] = load
-	}
-	e.run(ctx, begun)
-	ended := make(chan int, len(loads))
-	waiting := 0
-	for i, load := range loads {
-		if load != nil {
-			load.watch(watcher{ended, i})
-			waiting++
-		}
-	}
-	for range waiting {
-		i := <-ended // which queueTimeout and LoadTimeout bound
-		out := loads[i].outcome
-		out.settled = true
-		e.store.end(walks[i].flight, out)
-	}
-}
-
-// ask ends fetches with a peer's answers and returns those it did not answer. Each
-// request has the whole time that a load may take.
-func (e *engine) ask(ctx context.Context, peer string, walks []*walk) []*walk {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(after(int64(e.opts.LoadTimeout), fetchMargin)))
-	defer cancel()
-	keys := make([]string, len(walks))
-	for i, w := range walks {
-		keys[i] = w.flight.key
-		w.flight.shard.peerGets.Add(1)
-	}
-	answered := make([]bool, len(walks))
-	err := e.node.get(ctx, peer, e.name, keys, func(i int, a answer) {
-		answered[i] = answered[i] || e.accept(walks[i].flight, peer, a)
-	})
-	expired := err != nil && ctx.Err() != nil
-	var left []*walk
-	for i, w := range walks {
-		if answered[i] {
-			continue
-		}
-		w.flight.shard.peerErrors.Add(1)
-		if expired {
-			// It was heard from all the time, or it would have been given up long
-			// ago: another node's loader would fare no better.
-			e.store.end(w.flight, outcome{peer: peer, err: &PeerError{Peer: peer, Key: keys[i], Err: context.DeadlineExceeded}})
-			continue
-		}
-		left = append(left, w)
-	}
-	return left
-}
-
-// accept ends a flight with a peer's answer, if that is of use.
-func (e *engine) accept(f *flight, peer string, a answer) bool {
-	at := now()
-	out := outcome{peer: peer}
-	out.item.expires = after(at, min(a.ttl, e.opts.MaxTTL))
-	out.item.fleeting = a.ttl <= 0 || e.opts.HotTTL < 0
-	out.item.asCopy(after(at, max(e.opts.HotTTL, 0)))
-	if a.status == wire.Status_OK {
-		out.item.bytes, out.item.size = a.value, uint32(len(a.value))
-		if e.decode != nil {
-			out.item.decoded = new(decoded)
-			out.item.inflated = true
-			if _, err := out.item.decoded.get(a.value, e.decode); err != nil {
-				if e.undecodable.now() {
-					e.node.log().Warn("peercache: a peer's values cannot be decoded; do both encode them alike?",
-						"cache", e.name, "peer", peer, "err", err)
-				}
-				return false
-			}
-		}
-		e.store.end(f, out)
-		return true
-	}
-	final, err := errorOf(a.status, a.text)
-	if !final {
-		return false
-	}
-	out.err = err
-	out.item.absent = errors.Is(err, ErrNotFound)
-	if !out.item.absent {
-		out.err = &PeerError{Peer: peer, Key: f.key, Err: err}
-	}
-	e.store.end(f, out)
-	return true
 }
 
 // jitter is the part of its life by which an entry may end early: what was loaded

@@ -2,6 +2,7 @@ package peercache
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -194,7 +195,8 @@ type greeting struct {
 	text   string
 }
 
-// greet asks who answers at a peer's URL. Asked by a process that says that it joins,
+// greet asks who answers at a peer's URL, on a connection made for it: one that is there
+// may be of a process that has lost the URL. Asked by a process that says that it joins,
 // whatever it is, the peer dials back first, and answers UNMET if that is in vain.
 // Breakers have no part in it.
 func (n *Node) greet(ctx context.Context, peer string, as state) (greeting, error) {
@@ -202,17 +204,36 @@ func (n *Node) greet(ctx context.Context, peer string, as state) (greeting, erro
 	defer cancel()
 	hello := n.hello()
 	hello.State = wire.State(as)
-	var g greeting
-	err := n.converse(ctx, peer, &wire.Request{Hello: hello, Op: &wire.Request_Meet{Meet: &wire.Meet{}}}, func(resp *wire.Response) error {
-		g = greeting{resp.GetHello().GetBoot(), resp.GetStatus(), resp.GetText()}
-		return nil
-	})
-	return g, err
+	req := &wire.Request{Op: &wire.Request_Meet{Meet: &wire.Meet{}}}
+	s, resp, err := newLink(n, peer).dial(hello, false)
+	switch {
+	case errors.Is(err, errPlain):
+		req.Hello = hello
+		var g greeting
+		err := n.converse(ctx, peer, req, func(resp *wire.Response) error {
+			g = greeting{resp.GetHello().GetBoot(), resp.GetStatus(), resp.GetText()}
+			return nil
+		})
+		return g, err
+	case resp == nil:
+		return greeting{}, err
+	case err != nil: // for what the hello says
+		return greeting{resp.GetHello().GetBoot(), resp.GetStatus(), resp.GetText()}, nil
+	}
+	if !s.start() {
+		return greeting{}, errLeft
+	}
+	defer s.fail(errRetired)
+	answer, err := s.transact(ctx, req)
+	if err != nil {
+		return greeting{}, err
+	}
+	return greeting{resp.GetHello().GetBoot(), answer.status, answer.text}, nil
 }
 
-// welcome answers a Meet. A newcomer is dialled back, if gossip tells of it: else a
+// welcome answers a Meet, and calls alive now and then until it does. A newcomer is dialled back, if gossip tells of it: else a
 // stranger could have this node send requests anywhere.
-func (n *Node) welcome(ctx context.Context, rw *responder, hello *wire.Hello) (wire.Status, string) {
+func (n *Node) welcome(ctx context.Context, alive func(), hello *wire.Hello) (wire.Status, string) {
 	if state(hello.GetState()) != stateJoining {
 		return wire.Status_OK, ""
 	}
@@ -248,7 +269,7 @@ func (n *Node) welcome(ctx context.Context, rw *responder, hello *wire.Hello) (w
 			}
 			return wire.Status_OK, ""
 		case <-beat.C:
-			rw.beat()
+			alive()
 		}
 	}
 }

@@ -17,8 +17,8 @@ import (
 )
 
 // bareNodes are nodes without gossip and network: each request to a peer is a
-// call of its handler. For rings that a cluster would never form by itself, and
-// for counting requests.
+// call of its handler, which is plain HTTP: there is no connection to upgrade. For rings
+// that a cluster would never form by itself, and for counting requests.
 type bareNodes struct {
 	t        *testing.T
 	nodes    []*peercache.Node
@@ -69,6 +69,9 @@ func (b *bareNodes) setPeers() {
 func (b *bareNodes) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := r.Context().Err(); err != nil {
 		return nil, err
+	}
+	if r.Header.Get("Upgrade") != "" {
+		return &http.Response{Status: "501 Not Implemented", StatusCode: http.StatusNotImplemented, Body: http.NoBody}, nil
 	}
 	b.requests.Add(1)
 	if b.broken.Load() {

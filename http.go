@@ -9,16 +9,15 @@ import (
 	"mime"
 	"net/http"
 	"net/http/httptrace"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/peercache/peercache/internal/wire"
 )
 
-// The traffic between peers as plain HTTP: one POST for each request, a frame in,
-// frames out. What the requests mean is in serve.go, invalidate.go and entering.go.
+// The handler, and the traffic between peers as plain HTTP: one POST for each request, a
+// frame in, frames out. It is used where connections cannot be upgraded to streams
+// (stream.go). What the requests mean is in serve.go, invalidate.go and entering.go.
 
 const (
 	// dialTimeout bounds a connection and its handshake. Within a data centre
@@ -40,12 +39,11 @@ const (
 	// an answer to be taken.
 	bodyTimeout = 5 * time.Second
 
-	// maxHandlers bounds the requests for keys that are at work at once, most of them
-	// waiting for loads, and so the goroutines and connections that peers can tie up.
+	// maxHandlers bounds the requests of peers that wait for loads at once, and so the
+	// loads, and with plain HTTP the goroutines and connections, that peers can tie up.
 	maxHandlers = 1024
 
-	// maxInFlight bounds the requests for keys that are under way to one peer: with
-	// plain HTTP each has a connection.
+	// maxInFlight bounds the requests for keys that are under way to one peer.
 	maxInFlight = 4096
 
 	// flushBytes is how much of an answer is collected before it is sent.
@@ -56,6 +54,9 @@ var (
 	errSilent = errors.New("peercache: the peer was silent for too long")
 	errMute   = errors.New("peercache: the peer answered without a word")
 	errForged = errors.New("peercache: the answer does not fit the request")
+
+	// errDraining is a peer that has left, which is a way of not being the owner.
+	errDraining = fmt.Errorf("%w: it has left", errNotMine)
 )
 
 // hello is what this node says of itself in every request and answer.
@@ -109,6 +110,10 @@ func (n *Node) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, text, status)
 		return
 	}
+	if wantsStream(r) {
+		n.upgrade(w, r)
+		return
+	}
 	var req wire.Request
 	if err := rw.read(r.Body, &req); err != nil {
 		w.Header().Set("Connection", "close")
@@ -150,9 +155,9 @@ func (n *Node) refuse(r *http.Request) (status int, text string) {
 
 // perform does what a request asks for and returns the status of the whole.
 func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (wire.Status, string) {
-	e := n.cache(req.GetCache())
 	switch op := req.GetOp().(type) {
 	case *wire.Request_Get:
+		e := n.cache(req.GetCache())
 		if e == nil {
 			return wire.Status_UNKNOWN_CACHE, ""
 		}
@@ -160,7 +165,19 @@ func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (w
 			return wire.Status_BAD_REQUEST, fmt.Sprintf("more than %d keys", wire.MaxKeys)
 		}
 		return n.performGet(ctx, rw, e, op.Get.GetKeys()), ""
+	case *wire.Request_Meet:
+		return n.welcome(ctx, rw.beat, req.GetHello())
+	default:
+		return n.change(req)
+	}
+}
+
+// change does what a request asks for that changes what is held, on either carrier. It
+// does not wait.
+func (n *Node) change(req *wire.Request) (wire.Status, string) {
+	switch op := req.GetOp().(type) {
 	case *wire.Request_Set:
+		e := n.cache(req.GetCache())
 		if e == nil {
 			return wire.Status_UNKNOWN_CACHE, ""
 		}
@@ -176,8 +193,6 @@ func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (w
 			}
 		}
 		return wire.Status_OK, ""
-	case *wire.Request_Meet:
-		return n.welcome(ctx, rw, req.GetHello())
 	default:
 		return wire.Status_BAD_REQUEST, "this node does not know what is asked"
 	}
@@ -207,9 +222,9 @@ func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, keys []
 		return wire.Status_OK
 	}
 	rw.flush()
-	ended := make(chan int, len(loads)) // room for all, also if nobody listens any more
+	ended := make(endings, len(loads)) // room for all, also if nobody listens any more
 	for i, load := range loads {
-		load.watch(watcher{ended, i})
+		load.watch(ended, i)
 	}
 	beat := time.NewTicker(beatInterval)
 	defer beat.Stop()
@@ -306,13 +321,20 @@ func (rw *responder) send(b []byte) {
 // release takes the deadlines back, for the connection may serve others next.
 func (rw *responder) release() { _ = rw.control.SetWriteDeadline(time.Time{}) }
 
-// exchange sends a peer a request and gives its responses to each, which may
-// refuse one. The error is nil if the peer finished its answer. The peer's breaker
+// exchange sends a peer a request by plain HTTP and gives its responses to each, which
+// may refuse one. The error is nil if the peer finished its answer. The peer's breaker
 // learns of it.
-func (n *Node) exchange(ctx context.Context, peer string, req *wire.Request, each func(*wire.Response) error) error {
-	err := errGoexit // stays if the codec ends the goroutine
-	defer func() { n.judge(peer, err, ctx.Err() != nil || n.life.Err() != nil || errors.Is(err, errGoexit)) }()
-	err = n.converse(ctx, peer, req, each)
+func (n *Node) exchange(ctx context.Context, l *link, req *wire.Request, each func(*wire.Response) error) error {
+	err := n.converse(ctx, l.peer, req, each)
+	if err != nil && ctx.Err() != nil {
+		l.abandoned()
+		return err
+	}
+	if err != nil {
+		l.failed(err)
+	} else {
+		l.succeeded()
+	}
 	return err
 }
 
@@ -376,25 +398,6 @@ func (l listener) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// judge tells the peer's breaker how a request went. What this process ended
-// itself says nothing, and neither does an answer that refuses: it is one.
-func (n *Node) judge(peer string, err error, ended bool) {
-	_, refused := errors.AsType[*refusedError](err)
-	switch {
-	case err == nil || refused:
-		n.breakers.report(peer, nil)
-	case ended:
-		n.breakers.abandon(peer)
-	default:
-		if errors.Is(err, errSilent) {
-			n.silences.Add(1)
-		}
-		if slices.Contains(n.members(), peer) { // else nobody would ask it, nor close its breaker
-			n.breakers.report(peer, err)
-		}
-	}
-}
-
 // A refusedError is a peer's answer that it will not do what it was asked.
 type refusedError struct{ err error }
 
@@ -434,100 +437,91 @@ func (n *Node) post(ctx context.Context, peer string, frame []byte, silence *tim
 	}
 }
 
-// inFlight counts the requests that are under way, by peer. The zero value is ready.
-type inFlight struct {
-	mu    sync.Mutex // guards peers
-	peers map[string]int
-}
-
-// enter counts a request to peer, unless there are maxInFlight.
-func (f *inFlight) enter(peer string) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.peers[peer] >= maxInFlight {
-		return false
-	}
-	if f.peers == nil {
-		f.peers = make(map[string]int)
-	}
-	f.peers[peer]++
-	return true
-}
-
-func (f *inFlight) leave(peer string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.peers[peer]--; f.peers[peer] == 0 {
-		delete(f.peers, peer)
-	}
-}
-
 // statusError is a request that was refused as a whole, nil for one that was not.
-func statusError(resp *wire.Response) error {
-	switch resp.GetStatus() {
+func statusError(status wire.Status, text string) error {
+	switch status {
 	case wire.Status_OK:
 		return nil
-	case wire.Status_NOT_MINE, wire.Status_UNKNOWN_CACHE, wire.Status_DRAINING:
+	case wire.Status_NOT_MINE, wire.Status_UNKNOWN_CACHE:
 		return &refusedError{errNotMine}
+	case wire.Status_DRAINING:
+		return &refusedError{errDraining}
 	default:
-		_, err := errorOf(resp.GetStatus(), resp.GetText())
+		_, err := errorOf(status, text)
 		return &refusedError{err}
 	}
 }
 
-// admit reports whether a peer's breaker lets a request through.
-func (n *Node) admit(peer string) bool { return n.breakers.admit(peer) }
-
-func (n *Node) get(ctx context.Context, peer, cache string, keys []string, each func(i int, a answer)) error {
-	if !n.inFlight.enter(peer) {
-		n.breakers.abandon(peer)
-		for i := range keys {
-			each(i, answer{status: wire.Status_BUSY, text: "too many requests to this peer are under way"})
-		}
-		return nil
+// askPlain sends an inquiry by plain HTTP and waits for its end.
+func (n *Node) askPlain(l *link, q *inquiry) {
+	defer l.flying.Add(-1)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(q.ctx), q.patience())
+	defer cancel()
+	q.begin(cancel)
+	get := &wire.Get{Keys: make([][]byte, len(q.flights))}
+	for i := range q.flights {
+		get.Keys[i] = wire.Bytes(q.key(i))
 	}
-	defer n.inFlight.leave(peer)
-	get := &wire.Get{Keys: make([][]byte, len(keys))}
-	for i, key := range keys {
-		get.Keys[i] = wire.Bytes(key)
-	}
-	req := &wire.Request{Cache: cache, Op: &wire.Request_Get{Get: get}}
-	return n.exchange(ctx, peer, req, func(resp *wire.Response) error {
+	req := &wire.Request{Cache: q.engine.name, Op: &wire.Request_Get{Get: get}}
+	err := n.exchange(ctx, l, req, func(resp *wire.Response) error {
 		for _, a := range resp.GetAnswers() {
-			if int64(a.GetIndex()) >= int64(len(keys)) || len(a.GetValue()) > wire.MaxValue {
+			if int64(a.GetIndex()) >= int64(len(q.flights)) || len(a.GetValue()) > wire.MaxValue {
 				return errForged
 			}
-			each(int(a.GetIndex()), answer{
+			q.answer(keyAnswer{int(a.GetIndex()), answer{
 				status: a.GetStatus(),
 				value:  wire.String(a.GetValue()),
 				ttl:    millis(a.GetTtlMs()),
 				text:   a.GetText(),
-			})
+			}})
 		}
-		return statusError(resp)
+		return statusError(resp.GetStatus(), resp.GetText())
 	})
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = errOverdue
+	}
+	q.end(err)
 }
 
+// ask and admit make the node a network for its caches, as set and remove do.
+func (n *Node) ask(peer string, q *inquiry) { n.link(peer).ask(q) }
+
+func (n *Node) admit(peer string) bool { return n.link(peer).admit() }
+
 func (n *Node) set(ctx context.Context, peer, cache, key string, a answer) error {
-	return n.exchange(ctx, peer, &wire.Request{Cache: cache, Op: &wire.Request_Set{Set: &wire.Set{
+	return n.confirm(ctx, peer, &wire.Request{Cache: cache, Op: &wire.Request_Set{Set: &wire.Set{
 		Key:   wire.Bytes(key),
 		Value: wire.Bytes(a.value),
 		TtlMs: uint64(max(a.ttl/time.Millisecond, 1)),
-	}}}, statusError)
+	}}}, len(a.value))
 }
 
 func (n *Node) remove(ctx context.Context, peer, cache string, keys []string) error {
 	record := &wire.Record{Cache: cache, Keys: make([][]byte, len(keys))}
+	size := 0
 	for i, key := range keys {
 		record.Keys[i] = wire.Bytes(key)
+		size += len(key)
 	}
-	return n.exchange(ctx, peer, &wire.Request{
+	err := n.confirm(ctx, peer, &wire.Request{
 		Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: []*wire.Record{record}}},
-	}, func(resp *wire.Response) error {
-		if resp.GetStatus() == wire.Status_DRAINING {
-			return nil // it has left, and lets go of all it holds by itself
-		}
-		return statusError(resp)
+	}, size)
+	if errors.Is(err, errDraining) {
+		return nil // it has left, and lets go of all it holds by itself
+	}
+	return err
+}
+
+// confirm has a peer do what one response confirms, on the stream or by plain HTTP.
+func (n *Node) confirm(ctx context.Context, peer string, req *wire.Request, size int) error {
+	l := n.link(peer)
+	err := l.transact(ctx, req, size)
+	if !errors.Is(err, errPlain) {
+		return err
+	}
+	req.Id = 0
+	return n.exchange(ctx, l, req, func(resp *wire.Response) error {
+		return statusError(resp.GetStatus(), resp.GetText())
 	})
 }
 

@@ -211,10 +211,13 @@ func (n *Node) welcomeLocked(members []member) {
 		boots[m.url] = m.boot
 		if boot, known := n.boots[m.url]; !known || boot != m.boot {
 			n.breakers.reset(m.url)
+			n.links.renew(m.url)
 		}
 	}
 	n.boots = boots
-	n.breakers.retain(func(peer string) bool { _, known := boots[peer]; return known })
+	known := func(peer string) bool { _, known := boots[peer]; return known }
+	n.breakers.retain(known)
+	n.links.retain(known)
 }
 
 func (n *Node) becomeReady() {
@@ -386,6 +389,7 @@ func (n *Node) stop(g *gossip, began int64) {
 	n.phase = phaseLeft
 	n.mu.Unlock()
 	n.end()
+	n.links.close()
 	if g != nil {
 		g.stop()
 	}

@@ -57,7 +57,9 @@ type NodeOptions struct {
 
 	// Transport carries requests to peers. Default HTTP/1.1 with connections of
 	// its own through Network, without a proxy. It must neither follow
-	// redirects nor hold back parts of a response.
+	// redirects nor hold back parts of a response. One that returns for an upgraded
+	// connection a body that can be written to, as http.Transport does, carries all
+	// requests to a peer on that one connection; with others each is a POST.
 	Transport http.RoundTripper
 
 	// Network is where connections come from. Default the operating system's.
@@ -93,11 +95,13 @@ type Node struct {
 	transport http.RoundTripper
 	ready     chan struct{}
 	breakers  breakers
-	inFlight  inFlight     // requests to peers
-	handlers  atomic.Int64 // requests of peers for keys
+	links     links        // to peers
+	handlers  atomic.Int64 // requests of peers that wait for loads
 	meetings  atomic.Int64 // newcomers that are dialled back
 
-	failovers, skips, silences atomic.Int64
+	failovers, skips, silences, rubbish atomic.Int64
+
+	rubbishMet everyMinute
 
 	// life ends when the node has left. It is the context of all that the node
 	// does of its own accord, and every request to a peer ends with it.
@@ -238,6 +242,7 @@ func (n *Node) Stats() NodeStats {
 		Failovers:   n.failovers.Load(),
 		Skips:       n.skips.Load(),
 		Silences:    n.silences.Load(),
+		Rubbish:     n.rubbish.Load(),
 	}
 	s.Breakers, s.Tripped = n.breakers.counts()
 	if !r.left {
@@ -287,6 +292,14 @@ func (n *Node) cache(name string) *engine {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.caches[name]
+}
+
+// metRubbish counts and logs a peer that was disconnected for what it sent.
+func (n *Node) metRubbish(peer string, err error) {
+	n.rubbish.Add(1)
+	if n.rubbishMet.now() {
+		n.logger.Warn("peercache: a peer sends what makes no sense: its connection is closed", "peer", peer, "err", err)
+	}
 }
 
 func (n *Node) passedOver(asked bool, keys int) {

@@ -40,7 +40,7 @@ type flight struct {
 	own      bool   // a load by a node that acts for the key: kept for its full life
 	ring     uint32 // the oldest ring by which somebody joined: under a newer one the item is looked at again
 	cancel   func() // ends the run's context; nil until it has one
-	watchers []watcher
+	watchers []watch
 
 	outcome outcome // set before done is closed, then constant
 }
@@ -60,24 +60,34 @@ type outcome struct {
 	settled bool
 }
 
-// A watcher is told its number when a flight has ended. Whoever waits for many
-// flights so needs no goroutine for each; the channel has room for all of them.
-type watcher struct {
-	ended chan<- int
-	i     int
+// A watcher is told of the end of flights that it watches, by the number that it gave
+// each, on the goroutine that ended the flight: it must neither wait nor run code of the
+// user. Whoever waits for many flights so needs no goroutine for each.
+type watcher interface {
+	flightEnded(f *flight, i int)
 }
 
+type watch struct {
+	by watcher
+	i  int
+}
+
+// endings are a watcher that is a channel, with room for all the flights that it watches.
+type endings chan int
+
+func (e endings) flightEnded(_ *flight, i int) { e <- i }
+
 // watch has w told of the end, at once if that was before.
-func (f *flight) watch(w watcher) {
+func (f *flight) watch(w watcher, i int) {
 	f.shard.mu.Lock()
 	ended := f.ended
 	if !ended {
-		f.watchers = append(f.watchers, w)
+		f.watchers = append(f.watchers, watch{w, i})
 	}
 	f.shard.mu.Unlock()
 	if ended {
 		<-f.done // a moment: it is closed next
-		w.ended <- w.i
+		w.flightEnded(f, i)
 	}
 }
 

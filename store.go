@@ -261,7 +261,7 @@ func (s *store) end(f *flight, out outcome) bool {
 	sh.mu.Unlock()
 	close(f.done)
 	for _, w := range f.watchers { // nobody adds to them once it has ended
-		w.ended <- w.i
+		w.by.flightEnded(f, w.i)
 	}
 	return true
 }

@@ -22,6 +22,9 @@ type answering struct {
 }
 
 func (a *answering) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Header.Get("Upgrade") != "" {
+		return &http.Response{StatusCode: http.StatusNotImplemented, Body: http.NoBody}, nil
+	}
 	a.calls++
 	if a.boot == 0 {
 		return nil, io.ErrUnexpectedEOF

@@ -1,0 +1,477 @@
+package peercache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// The end of a stream that asks.
+
+// directBytes is how much may be on its way unanswered for a caller to write its request
+// by itself: so much fits the buffers of any connection, even of a peer that has stopped
+// to read, so that the caller does not wait. It saves the switch to another goroutine,
+// a third of the time of a lone request. Where more is on its way, requests go out in
+// large writes of one goroutine.
+const directBytes = 16 << 10
+
+// A stream is this node's connection to one peer, as far as it asks.
+type stream struct {
+	writer
+	node *Node
+	link *link
+	body io.ReadWriteCloser // of the answer that upgraded
+	conn net.Conn           // below it, if that is known
+	in   inbox
+	wake chan struct{} // has the writing goroutine write; with room for one
+	done chan struct{} // closed when the stream is
+
+	// Guarded by the writer's mutex.
+
+	slots      []slot
+	free       int32 // the first unused slot, -1 if all are used
+	pending    int   // used slots
+	unanswered int   // bytes of requests
+	retired    bool  // to be closed once nothing is pending
+	closed     bool
+
+	timer    *time.Timer // calls sweep
+	lazy     bool        // and that not soon
+	coarse   int64       // the time, a sweep ago at most
+	idle     int64       // when a request was last seen pending
+	heard    int64       // in.heard, when it was last looked at
+	quiet    int64       // since when nothing was heard, while something was pending
+	patience int64       // silence counts from then on: a large request takes its time
+}
+
+// A slot is a request that waits for its answer.
+type slot struct {
+	id    uint64 // what the slot was used for last; its low bits are its index
+	q     *inquiry
+	reply *reply
+	left  int // keys that are not answered
+	bytes int
+	until int64 // when it is overdue
+	busy  bool  // the reading goroutine has it in hand
+	next  int32 // unused slot
+}
+
+// errRetired closes a stream that is not used any more.
+var errRetired = errors.New("peercache: the connection was not used any more")
+
+// slotBits are the bits of an id that are an index.
+const slotBits = 13
+
+// A reply is what a request gets that is no inquiry.
+type reply struct {
+	resp response
+	err  error
+	done chan struct{}
+}
+
+// newStream returns a stream on a connection that has been upgraded. To start it is the
+// caller's.
+func newStream(l *link, body io.ReadWriteCloser, conn net.Conn) *stream {
+	s := &stream{
+		writer: writer{w: body},
+		node:   l.node, link: l, body: body, conn: conn,
+		in:   inbox{r: body},
+		wake: make(chan struct{}, 1),
+		done: make(chan struct{}),
+		free: -1,
+	}
+	return s
+}
+
+// start starts what the stream runs, unless the node has left.
+func (s *stream) start() bool {
+	s.mu.Lock()
+	s.idle = now()
+	s.patience = s.idle
+	s.timer = time.AfterFunc(sweepInterval, s.sweep)
+	s.armLocked()
+	s.mu.Unlock()
+	if !s.node.background(s.read) {
+		s.fail(errLeft)
+		return false
+	}
+	go s.write() // ends with the stream
+	return true
+}
+
+// ask sends an inquiry. It reports false if the stream is closed.
+func (s *stream) ask(q *inquiry) bool {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return false
+	}
+	if s.out.size > maxQueued || s.pending >= 2*maxInFlight {
+		s.mu.Unlock()
+		s.link.refuse(q)
+		return true
+	}
+	before := len(s.out.buf)
+	sl := s.takeSlotLocked(q.patience())
+	sl.q, sl.left = q, len(q.flights)
+	s.out.buf = appendGet(s.out.buf, sl.id, q)
+	sl.bytes = len(s.out.buf) - before
+	s.out.size += sl.bytes
+	s.unanswered += sl.bytes
+	s.sendLocked()
+	return true
+}
+
+// sendLocked has written what was queued, and unlocks.
+func (s *stream) sendLocked() {
+	switch {
+	case s.writing:
+		s.mu.Unlock()
+	case s.unanswered > directBytes:
+		s.writing = true
+		s.mu.Unlock()
+		s.wake <- struct{}{} // there is room: who set writing is the only one to send
+	default:
+		s.writing = true
+		s.writeQueuedLocked()
+		s.writtenLocked()
+	}
+}
+
+// writtenLocked follows a write of a caller, and unlocks.
+func (s *stream) writtenLocked() {
+	err := s.broken
+	more := err == nil && !s.out.empty()
+	s.writing = more
+	s.mu.Unlock()
+	switch {
+	case err != nil:
+		s.fail(err)
+	case more:
+		s.wake <- struct{}{}
+	}
+}
+
+// write is the goroutine that writes what callers leave to it.
+func (s *stream) write() {
+	for {
+		select {
+		case <-s.wake:
+		case <-s.done:
+			return
+		}
+		for {
+			// Callers that the last answers woke come first: what they ask for next goes
+			// out in the same write.
+			runtime.Gosched()
+			s.mu.Lock()
+			if s.broken != nil || s.out.empty() {
+				break
+			}
+			s.writeQueuedLocked()
+			s.mu.Unlock()
+		}
+		s.writing = false
+		err := s.broken
+		s.mu.Unlock()
+		if err != nil {
+			s.fail(err)
+		}
+	}
+}
+
+// takeSlotLocked returns an unused slot with a new id.
+func (s *stream) takeSlotLocked(patience time.Duration) *slot {
+	if s.free < 0 {
+		s.slots = append(s.slots, slot{id: 1<<slotBits | uint64(len(s.slots)), next: -1})
+		s.free = int32(len(s.slots) - 1)
+	}
+	sl := &s.slots[s.free]
+	s.free = sl.next
+	sl.id += 1 << slotBits
+	if s.pending++; s.lazy {
+		s.armLocked()
+	}
+	sl.until = after(s.coarse, patience)
+	return sl
+}
+
+// freeSlotLocked ends the use of a slot.
+func (s *stream) freeSlotLocked(sl *slot) {
+	s.unanswered -= sl.bytes
+	s.pending--
+	i := int32(sl.id & (1<<slotBits - 1))
+	sl.q, sl.reply, sl.busy = nil, nil, false
+	sl.next = s.free
+	s.free = i
+}
+
+// slotLocked returns the slot of a request that is pending, nil if it is not any more.
+func (s *stream) slotLocked(id uint64) *slot {
+	i := id & (1<<slotBits - 1)
+	if i >= uint64(len(s.slots)) {
+		return nil
+	}
+	if sl := &s.slots[i]; sl.id == id && (sl.q != nil || sl.reply != nil) {
+		return sl
+	}
+	return nil
+}
+
+// transact sends a request that is no inquiry and returns the answer to it as a whole.
+func (s *stream) transact(ctx context.Context, req *wire.Request) (*response, error) {
+	r := &reply{done: make(chan struct{})}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, io.EOF
+	}
+	sl := s.takeSlotLocked(never)
+	sl.reply, sl.left = r, 1
+	id := sl.id
+	s.mu.Unlock()
+
+	req.Id = id
+	frame, err := wire.AppendFrame(nil, req)
+	s.mu.Lock()
+	sl = s.slotLocked(id)
+	if err != nil || sl == nil { // the stream was closed
+		if sl != nil {
+			s.freeSlotLocked(sl)
+		} else if err == nil {
+			err = io.EOF
+		}
+		s.mu.Unlock()
+		return nil, err
+	}
+	sl.bytes = len(frame)
+	s.unanswered += len(frame)
+	s.out.append(frame)
+	s.patience = max(s.patience, after(now(), time.Duration(s.out.size)*time.Second/slowestLink))
+	s.sendLocked()
+	select {
+	case <-r.done:
+		return &r.resp, r.err
+	case <-ctx.Done():
+		s.mu.Lock()
+		if sl := s.slotLocked(id); sl != nil {
+			s.freeSlotLocked(sl)
+		}
+		s.mu.Unlock()
+		return nil, context.Cause(ctx)
+	}
+}
+
+// read is the goroutine that reads what the peer sends, and completes what waits for it.
+func (s *stream) read() {
+	err := s.readAll()
+	s.fail(err)
+	if errors.Is(err, errMalformed) || errors.Is(err, errForged) {
+		s.node.metRubbish(s.link.peer, err)
+	}
+	s.endAll(err)
+}
+
+func (s *stream) readAll() error {
+	var resp response
+	for {
+		frame, owned, err := s.in.next()
+		if err != nil {
+			return err
+		}
+		if err := resp.parse(frame); err != nil {
+			return err
+		}
+		if err := s.dispatch(&resp, len(frame), owned); err != nil {
+			return err
+		}
+	}
+}
+
+// dispatch gives a response to the request that it belongs to.
+func (s *stream) dispatch(resp *response, size int, owned bool) error {
+	if resp.id == 0 {
+		return nil // a heartbeat: that it came is all that counts
+	}
+	s.mu.Lock()
+	sl := s.slotLocked(resp.id)
+	if sl == nil {
+		s.mu.Unlock()
+		return nil // nobody waits any more
+	}
+	q, r := sl.q, sl.reply
+	sl.left -= len(resp.answers)
+	last := sl.left <= 0 || r != nil || resp.status != wire.Status_OK
+	if last {
+		s.freeSlotLocked(sl)
+	} else {
+		sl.busy = true
+	}
+	s.mu.Unlock()
+	if r != nil {
+		r.resp.status, r.resp.text = resp.status, resp.text
+		s.link.succeeded()
+		close(r.done)
+		return nil
+	}
+	var err error
+	for _, a := range resp.answers {
+		if a.i >= len(q.flights) {
+			err = errForged
+			break
+		}
+		// The value is kept: it shares the memory of its frame where there is little else
+		// in that, and where the frame has memory of its own.
+		if !owned || len(a.value) < size/2 {
+			a.value = strings.Clone(a.value)
+		}
+		q.answer(a)
+	}
+	if !last {
+		s.mu.Lock()
+		if sl := s.slotLocked(resp.id); sl != nil {
+			sl.busy = false
+		}
+		s.mu.Unlock()
+		return err
+	}
+	s.link.succeeded()
+	s.link.flying.Add(-1)
+	if err == nil {
+		q.end(statusError(resp.status, resp.text))
+	} else {
+		q.end(err)
+	}
+	return err
+}
+
+// fail closes the stream. What is pending is ended by the reading goroutine.
+func (s *stream) fail(err error) {
+	s.mu.Lock()
+	if s.broken == nil {
+		s.broken = err
+	}
+	first := !s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if !first {
+		return
+	}
+	s.link.drop(s)
+	s.timer.Stop()
+	close(s.done)
+	s.cut()
+}
+
+// cut closes the connection, at once.
+func (s *stream) cut() {
+	if s.conn != nil {
+		_ = s.conn.SetDeadline(time.Unix(1, 0)) // TLS says goodbye, and shall not wait for it
+	}
+	_ = s.body.Close()
+}
+
+func (s *stream) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// endAll ends what is pending, with what broke the stream first.
+func (s *stream) endAll(err error) {
+	s.mu.Lock()
+	if s.broken != nil {
+		err = s.broken
+	}
+	var pending []slot
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.q != nil || sl.reply != nil {
+			pending = append(pending, *sl)
+			s.freeSlotLocked(sl)
+		}
+	}
+	s.mu.Unlock()
+	for _, sl := range pending {
+		s.link.failed(err)
+		if sl.reply != nil {
+			sl.reply.err = err
+			close(sl.reply.done)
+			continue
+		}
+		s.link.flying.Add(-1)
+		sl.q.end(err)
+	}
+}
+
+// retire closes the stream once nothing is pending: nobody will ask any more.
+func (s *stream) retire() {
+	s.mu.Lock()
+	s.retired = true
+	now := s.pending == 0
+	s.mu.Unlock()
+	if now {
+		s.fail(errRetired)
+	}
+}
+
+// armLocked has the stream looked at soon, for the first of the requests.
+func (s *stream) armLocked() {
+	s.lazy = false
+	s.coarse = now()
+	s.quiet = s.coarse
+	s.heard = s.in.heard.Load()
+	s.timer.Reset(sweepInterval)
+}
+
+// sweep keeps all deadlines of the stream: that the peer is not silent while something
+// is pending, that nothing is pending for ever, that the stream does not stay unused. It
+// is called by the timer, which rests while nothing is pending.
+func (s *stream) sweep() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	at := now()
+	s.coarse = at
+	if s.pending > 0 {
+		s.idle = at
+	}
+	if heard := s.in.heard.Load(); heard != s.heard || s.pending == 0 || s.patience > at {
+		s.heard, s.quiet = heard, at
+	}
+	var overdue []*inquiry
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.q != nil && !sl.busy && sl.until <= at {
+			overdue = append(overdue, sl.q)
+			s.freeSlotLocked(sl)
+		}
+	}
+	var err error
+	switch unused := time.Duration(at - s.idle); {
+	case time.Duration(at-s.quiet) >= silenceTimeout:
+		err = errSilent
+	case s.pending > 0 || unused < silenceTimeout:
+		s.timer.Reset(sweepInterval)
+	case s.retired || unused >= streamIdle:
+		err = errRetired
+	default:
+		s.lazy = true
+		s.timer.Reset(streamIdle - unused)
+	}
+	s.mu.Unlock()
+	for _, q := range overdue {
+		s.link.abandoned()
+		s.link.flying.Add(-1)
+		q.end(errOverdue)
+	}
+	if err != nil {
+		s.fail(err)
+	}
+}

@@ -1,0 +1,481 @@
+package peercache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// A node's way to each of its peers: streams, made when the first request needs one, and
+// plain HTTP where the upgrade is refused by an HTTP answer, such as a proxy's. What is
+// asked while a stream is being made waits for it, for dialTimeout at most.
+
+const (
+	// plainTime is how long a peer that refused the upgrade is asked by plain HTTP before
+	// the upgrade is tried again: the proxy in the way may have gone.
+	plainTime = time.Minute
+
+	// After a connection could not be made there is no other attempt for redialFirst,
+	// doubling to redialLongest: what is asked meanwhile fails over at once. Less than a
+	// breaker's pauses, since it must not outlast them.
+	redialFirst   = 25 * time.Millisecond
+	redialLongest = 250 * time.Millisecond
+)
+
+// links are a node's links, by the URL of the peer. The zero value is ready.
+type links struct {
+	all atomic.Pointer[map[string]*link] // never changed, only replaced
+	mu  sync.Mutex                       // held while it is replaced
+}
+
+// link returns the link to a peer, a new one if there is none.
+func (n *Node) link(peer string) *link {
+	if all := n.links.all.Load(); all != nil {
+		if l := (*all)[peer]; l != nil {
+			return l
+		}
+	}
+	var added *link
+	n.links.change(func(all map[string]*link) {
+		if added = all[peer]; added == nil {
+			added = newLink(n, peer)
+			all[peer] = added
+		}
+	})
+	return added
+}
+
+func (ls *links) change(f func(all map[string]*link)) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	next := make(map[string]*link)
+	if all := ls.all.Load(); all != nil {
+		for peer, l := range *all {
+			next[peer] = l
+		}
+	}
+	f(next)
+	ls.all.Store(&next)
+}
+
+// retain forgets the links for which keep is false. What is under way on them ends as it
+// would have.
+func (ls *links) retain(keep func(peer string) bool) {
+	var gone []*link
+	ls.change(func(all map[string]*link) {
+		for peer, l := range all {
+			if !keep(peer) {
+				gone = append(gone, l)
+				delete(all, peer)
+			}
+		}
+	})
+	for _, l := range gone {
+		for i := range l.lanes {
+			if s := l.lanes[i].live.Load(); s != nil {
+				s.retire()
+			}
+		}
+	}
+}
+
+// close ends all streams: the node has left.
+func (ls *links) close() {
+	all := ls.all.Load()
+	if all == nil {
+		return
+	}
+	for _, l := range *all {
+		for i := range l.lanes {
+			if s := l.lanes[i].live.Load(); s != nil {
+				s.fail(errLeft)
+			}
+		}
+	}
+}
+
+// A link is a node's way to one peer.
+type link struct {
+	node  *Node
+	peer  string
+	lanes [2]lane // for small values, and for large ones
+
+	flying   atomic.Int32 // inquiries under way
+	troubled atomic.Bool  // the peer's breaker has something to say
+	plain    atomic.Int64 // until when plain HTTP is used
+}
+
+// A lane is one of a link's streams, when there is one.
+type lane struct {
+	live atomic.Pointer[stream]
+
+	mu      sync.Mutex    // guards the fields below
+	dialled chan struct{} // closed when the dial that is under way has ended; nil while none is
+	waiting []*inquiry    // for that
+	err     error         // of the last dial
+	again   int64         // when the next may be, if that failed
+	pause   time.Duration
+}
+
+func newLink(n *Node, peer string) *link {
+	l := &link{node: n, peer: peer}
+	l.plain.Store(now())
+	return l
+}
+
+func (l *link) lane(large bool) *lane {
+	if large {
+		return &l.lanes[1]
+	}
+	return &l.lanes[0]
+}
+
+// drop forgets a stream that is closed.
+func (l *link) drop(s *stream) {
+	for i := range l.lanes {
+		l.lanes[i].live.CompareAndSwap(s, nil)
+	}
+}
+
+// renew forgets what was learnt of a peer that has started anew.
+func (ls *links) renew(peer string) {
+	if all := ls.all.Load(); all != nil {
+		if l := (*all)[peer]; l != nil {
+			l.renew()
+		}
+	}
+}
+
+func (l *link) renew() {
+	l.plain.Store(now())
+	for i := range l.lanes {
+		lane := &l.lanes[i]
+		lane.mu.Lock()
+		lane.err, lane.pause = nil, 0
+		lane.mu.Unlock()
+	}
+}
+
+// usesPlain reports whether the peer is asked by plain HTTP.
+func (l *link) usesPlain() bool { return l.plain.Load() > now() }
+
+// ask sends an inquiry, as soon as there is a way to.
+func (l *link) ask(q *inquiry) {
+	if l.flying.Add(1) > maxInFlight && q.parent == nil {
+		l.refuse(q)
+		return
+	}
+	lane := l.lane(q.large)
+	if s := lane.live.Load(); s != nil && s.ask(q) {
+		return
+	}
+	l.askLater(lane, q)
+}
+
+// askLater has an inquiry sent when there is a stream.
+func (l *link) askLater(lane *lane, q *inquiry) {
+	for {
+		lane.mu.Lock()
+		s := lane.live.Load() // made meanwhile
+		err := l.refusedLocked(lane)
+		if s == nil && err == nil {
+			lane.waiting = append(lane.waiting, q)
+			l.dialLocked(lane)
+		}
+		lane.mu.Unlock()
+		switch {
+		case s != nil:
+			if s.ask(q) {
+				return
+			}
+			l.drop(s)
+			continue
+		case errors.Is(err, errPlain):
+			go l.node.askPlain(l, q)
+		case err != nil:
+			l.end(q, err)
+		}
+		return
+	}
+}
+
+// end ends an inquiry that was not sent.
+func (l *link) end(q *inquiry, err error) {
+	l.failed(err)
+	l.flying.Add(-1)
+	q.end(err)
+}
+
+// refuse ends an inquiry because too much is under way.
+func (l *link) refuse(q *inquiry) {
+	l.abandoned()
+	l.flying.Add(-1)
+	for i := range q.flights {
+		q.answer(keyAnswer{i, answer{status: wire.Status_BUSY, text: "too many requests to this peer are under way"}})
+	}
+	q.end(nil)
+}
+
+// errPlain says that a peer is to be asked by plain HTTP.
+var errPlain = errors.New("peercache: the peer is asked by plain HTTP")
+
+// refusedLocked says why no stream is to be waited for.
+func (l *link) refusedLocked(lane *lane) error {
+	switch {
+	case l.node.life.Err() != nil:
+		return errLeft
+	case lane.dialled != nil:
+		return nil
+	case l.usesPlain():
+		return errPlain
+	case lane.err != nil && now() < lane.again:
+		return lane.err
+	default:
+		return nil
+	}
+}
+
+// dialLocked has a stream made, unless one is being made.
+func (l *link) dialLocked(lane *lane) {
+	if lane.dialled != nil {
+		return
+	}
+	lane.dialled = make(chan struct{})
+	if !l.node.background(func() { l.open(lane) }) {
+		go l.opened(lane, nil, errLeft) // for the mutex is held
+	}
+}
+
+// open makes a lane's stream.
+func (l *link) open(lane *lane) {
+	s, _, err := l.dial(l.node.hello(), lane == &l.lanes[1])
+	if err == nil && !s.start() {
+		s, err = nil, errLeft
+	}
+	l.opened(lane, s, err)
+}
+
+// opened sends what waits for a stream, by plain HTTP if the upgrade was refused.
+func (l *link) opened(lane *lane, s *stream, err error) {
+	at := now()
+	lane.mu.Lock()
+	waiting := lane.waiting
+	close(lane.dialled)
+	lane.dialled, lane.waiting, lane.err = nil, nil, err
+	switch {
+	case err == nil:
+		lane.pause = 0
+		lane.live.Store(s)
+	case errors.Is(err, errPlain):
+		l.plain.Store(after(at, plainTime))
+	default:
+		lane.pause = min(max(2*lane.pause, redialFirst), redialLongest)
+		lane.again = after(at, lane.pause)
+	}
+	lane.mu.Unlock()
+	if errors.Is(err, errPlain) {
+		l.node.logger.Debug("peercache: a peer is asked by plain HTTP for a while", "peer", l.peer, "err", err)
+	}
+	if s != nil && s.isClosed() {
+		l.drop(s) // which it did too early
+	}
+	if s != nil && l.node.life.Err() != nil {
+		s.fail(errLeft) // links.close came too early
+	}
+	for _, q := range waiting {
+		switch {
+		case s != nil && s.ask(q): // as it was made for
+		case s != nil:
+			l.end(q, io.EOF)
+		case errors.Is(err, errPlain):
+			go l.node.askPlain(l, q)
+		default:
+			l.end(q, err)
+		}
+	}
+}
+
+// connect returns the lane's stream when there is one.
+func (l *link) connect(ctx context.Context, lane *lane) (*stream, error) {
+	for {
+		lane.mu.Lock()
+		if s := lane.live.Load(); s != nil {
+			lane.mu.Unlock()
+			return s, nil
+		}
+		if err := l.refusedLocked(lane); err != nil {
+			lane.mu.Unlock()
+			return nil, err
+		}
+		l.dialLocked(lane)
+		dialled := lane.dialled
+		lane.mu.Unlock()
+		select {
+		case <-dialled:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		lane.mu.Lock()
+		err := lane.err
+		lane.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// transact sends a request that is no inquiry, and returns the peer's refusal or what
+// kept it from answering.
+func (l *link) transact(ctx context.Context, req *wire.Request, size int) error {
+	lane := l.lane(size > largeValue)
+	for again := false; ; again = true {
+		s, err := l.connect(ctx, lane)
+		var resp *response
+		if err == nil {
+			resp, err = s.transact(ctx, req)
+		}
+		switch {
+		case err == nil:
+			l.succeeded()
+			return statusError(resp.status, resp.text)
+		case errors.Is(err, errPlain):
+			return errPlain
+		case s != nil && !again && (errors.Is(err, io.EOF) || errors.Is(err, errRetired)):
+			// The stream was closed in all order, perhaps before the peer saw the request.
+			// All requests may be repeated.
+			l.drop(s)
+			continue
+		case ctx.Err() != nil:
+			l.abandoned()
+		default:
+			l.failed(err)
+		}
+		return err
+	}
+}
+
+// succeeded tells the peer's breaker that the peer has answered, whatever it said.
+func (l *link) succeeded() {
+	// Nearly always there is nothing to tell, and the breakers' mutex is not for every answer.
+	if l.troubled.Load() && l.troubled.CompareAndSwap(true, false) {
+		l.node.breakers.report(l.peer, nil)
+	}
+}
+
+// abandoned tells it that this process has ended a request itself.
+func (l *link) abandoned() {
+	if l.troubled.Load() {
+		l.node.breakers.abandon(l.peer)
+	}
+}
+
+// failed tells it how a request failed. An answer that refuses is one all the same.
+func (l *link) failed(err error) {
+	_, refused := errors.AsType[*refusedError](err)
+	switch {
+	case refused:
+		l.succeeded()
+	case l.node.life.Err() != nil:
+		l.abandoned()
+	default:
+		if errors.Is(err, errSilent) {
+			l.node.silences.Add(1)
+		}
+		if slices.Contains(l.node.members(), l.peer) { // else nobody would ask it, nor close its breaker
+			l.node.breakers.report(l.peer, err)
+			l.troubled.Store(true) // after the report: a success in between finds nothing to tell, the next one does
+		}
+	}
+}
+
+// admit reports whether the peer's breaker lets a request through.
+func (l *link) admit() bool { return !l.troubled.Load() || l.node.breakers.admit(l.peer) }
+
+// dial makes a stream, with a handshake and within dialTimeout. It returns what the peer
+// said of itself too. The error is or wraps errPlain if the peer, or what stands before
+// it, gave an HTTP answer that refuses the upgrade.
+func (l *link) dial(hello *wire.Hello, large bool) (*stream, *wire.Response, error) {
+	ctx, cancel := context.WithTimeoutCause(l.node.life, dialTimeout, errSilent)
+	defer cancel()
+	s, err := l.upgrade(ctx, large)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if l.node.life.Err() != nil {
+			err = errLeft
+		}
+		return nil, nil, err
+	}
+	unwatch := context.AfterFunc(ctx, s.cut)
+	resp, err := s.introduce(hello)
+	if !unwatch() {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = statusError(resp.GetStatus(), resp.GetText())
+	}
+	if err != nil {
+		s.cut()
+		return nil, resp, err
+	}
+	return s, resp, nil
+}
+
+// upgrade makes a connection that carries frames.
+func (l *link) upgrade(ctx context.Context, large bool) (*stream, error) {
+	var conn net.Conn
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
+	})
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, l.peer+"/_peercache/v1", http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", wire.ContentType)
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Upgrade", upgradeTo)
+	if large {
+		r.Header.Set(laneHeader, laneLarge)
+	}
+	r.Header["Idempotency-Key"] = nil // see post
+	resp, err := l.node.transport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	body, writable := resp.Body.(io.ReadWriteCloser)
+	if resp.StatusCode != http.StatusSwitchingProtocols || !writable {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, wire.MaxText))
+		resp.Body.Close()
+		return nil, fmt.Errorf("%w: it answers the upgrade %s: %s", errPlain, resp.Status, bytes.TrimSpace(text))
+	}
+	return newStream(l, body, conn), nil
+}
+
+// introduce says hello and waits for the peer's. Nothing else is on the stream yet.
+func (s *stream) introduce(hello *wire.Hello) (*wire.Response, error) {
+	frame, err := wire.AppendFrame(nil, &wire.Request{Hello: hello})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.body.Write(frame); err != nil {
+		return nil, err
+	}
+	b, _, err := s.in.next()
+	if err != nil {
+		return nil, err
+	}
+	resp := new(wire.Response)
+	return resp, wire.Unmarshal(b, resp)
+}
