@@ -24,7 +24,8 @@ type bareNodes struct {
 	nodes    []*peercache.Node
 	handlers map[string]http.Handler
 	requests atomic.Int32
-	broken   atomic.Bool // requests fail
+	upgrades atomic.Int32 // asked for, and refused
+	broken   atomic.Bool  // requests fail
 }
 
 // newBareNodes returns n nodes that do not know each other. The i-th is in the
@@ -71,6 +72,7 @@ func (b *bareNodes) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if r.Header.Get("Upgrade") != "" {
+		b.upgrades.Add(1)
 		return &http.Response{Status: "501 Not Implemented", StatusCode: http.StatusNotImplemented, Body: http.NoBody}, nil
 	}
 	b.requests.Add(1)

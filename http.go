@@ -101,7 +101,6 @@ func (n *Node) Handler() (pattern string, h http.Handler) {
 // serve answers one request of a peer.
 func (n *Node) serve(w http.ResponseWriter, r *http.Request) {
 	rw := &responder{w: w, control: http.NewResponseController(w)}
-	defer rw.release()
 	// Also for what is refused: the server reads on before it answers, and a client
 	// that stalls would hold it for ever (TestRefusedRequestThatStallsIsCutOff). A
 	// server without deadlines (a test's recorder) has no slow clients.
@@ -114,6 +113,7 @@ func (n *Node) serve(w http.ResponseWriter, r *http.Request) {
 		n.upgrade(w, r)
 		return
 	}
+	defer rw.release()
 	var req wire.Request
 	if err := rw.read(r.Body, &req); err != nil {
 		w.Header().Set("Connection", "close")

@@ -242,6 +242,7 @@ func (n *Node) Stats() NodeStats {
 		Failovers:   n.failovers.Load(),
 		Skips:       n.skips.Load(),
 		Silences:    n.silences.Load(),
+		Streams:     n.links.streams(),
 		Rubbish:     n.rubbish.Load(),
 	}
 	s.Breakers, s.Tripped = n.breakers.counts()

@@ -86,6 +86,7 @@ type NodeStats struct {
 	Breakers    int64 // peers whose breaker is open now
 	Tripped     int64 // times that a breaker has opened
 	Silences    int64 // requests given up because the peer sent nothing for too long
+	Streams     int64 // connections to peers that carry requests now; plain HTTP's are not counted
 	Rubbish     int64 // connections closed because what the peer sent makes no sense
 	Rejected    int64 // members kept out of the ring because what they say of themselves makes no sense here
 	Twins       int64 // URLs that several live processes have: a restart for some seconds, else a mistake

@@ -56,7 +56,8 @@ type inbox struct {
 	heard    atomic.Int64 // reads that brought something
 	received int          // bytes
 	buf      []byte
-	from, to int // of what has been read and not taken
+	from, to int  // of what has been read and not taken
+	inLarge  bool // a frame that has memory of its own has begun to arrive
 }
 
 const (
@@ -96,7 +97,7 @@ func (in *inbox) ready() bool {
 }
 
 // partial reports whether a frame has begun to arrive.
-func (in *inbox) partial() bool { return in.to > in.from }
+func (in *inbox) partial() bool { return in.to > in.from || in.inLarge }
 
 // peek reads the length of the next frame, whose own length is 0 while that is not there.
 func (in *inbox) peek() (head, size int, err error) {
@@ -149,6 +150,8 @@ func (in *inbox) read(b []byte) (int, error) {
 // there is memory for as much as has been received on the stream so far, at least
 // inboxMost.
 func (in *inbox) large(size int) ([]byte, error) {
+	in.inLarge = true
+	defer func() { in.inLarge = false }()
 	have := in.buf[in.from:in.to]
 	in.from, in.to = 0, 0
 	frame := make([]byte, len(have), min(size, len(have)+max(in.received, inboxMost)))

@@ -139,6 +139,12 @@ func (s *stream) sendLocked() {
 		s.wake <- struct{}{} // there is room: who set writing is the only one to send
 	default:
 		s.writing = true
+		if s.pending > 1 {
+			// Others are busy: what they queue when it is their turn goes out together.
+			s.mu.Unlock()
+			runtime.Gosched()
+			s.mu.Lock()
+		}
 		s.writeQueuedLocked()
 		s.writtenLocked()
 	}

@@ -82,26 +82,39 @@ func (ls *links) retain(keep func(peer string) bool) {
 		}
 	})
 	for _, l := range gone {
-		for i := range l.lanes {
-			if s := l.lanes[i].live.Load(); s != nil {
-				s.retire()
-			}
+		for s := range l.live {
+			s.retire()
 		}
 	}
 }
 
-// close ends all streams: the node has left.
-func (ls *links) close() {
+// live iterates over the streams that there are.
+func (ls *links) live(yield func(*stream) bool) {
 	all := ls.all.Load()
 	if all == nil {
 		return
 	}
 	for _, l := range *all {
-		for i := range l.lanes {
-			if s := l.lanes[i].live.Load(); s != nil {
-				s.fail(errLeft)
+		for s := range l.live {
+			if !yield(s) {
+				return
 			}
 		}
+	}
+}
+
+// streams counts them.
+func (ls *links) streams() (n int64) {
+	for range ls.live {
+		n++
+	}
+	return n
+}
+
+// close ends them: the node has left.
+func (ls *links) close() {
+	for s := range ls.live {
+		s.fail(errLeft)
 	}
 }
 
@@ -139,6 +152,15 @@ func (l *link) lane(large bool) *lane {
 		return &l.lanes[1]
 	}
 	return &l.lanes[0]
+}
+
+// live iterates over the link's streams.
+func (l *link) live(yield func(*stream) bool) {
+	for i := range l.lanes {
+		if s := l.lanes[i].live.Load(); s != nil && !yield(s) {
+			return
+		}
+	}
 }
 
 // drop forgets a stream that is closed.
@@ -272,7 +294,7 @@ func (l *link) opened(lane *lane, s *stream, err error) {
 	lane.mu.Lock()
 	waiting := lane.waiting
 	close(lane.dialled)
-	lane.dialled, lane.waiting, lane.err = nil, nil, err
+	lane.dialled, lane.waiting, lane.err, lane.again = nil, nil, err, at
 	switch {
 	case err == nil:
 		lane.pause = 0

@@ -59,9 +59,9 @@ func (n *Node) upgrade(w http.ResponseWriter, r *http.Request) {
 	s.writer.w = conn
 	s.readSet = now()
 	s.writeSet = s.readSet
-	s.in.r = io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
-	if len(early) == 0 {
-		s.in.r = conn
+	s.in.r, s.src = s, conn
+	if len(early) > 0 {
+		s.src = io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
 	}
 	if !n.background(s.run) { // and the request's memory is freed
 		conn.Close()
@@ -77,13 +77,14 @@ type service struct {
 	hello *wire.Hello
 	large bool // for values that would hold up small ones
 	in    inbox
+	src   io.Reader       // of the inbox, below the deadlines
 	ended context.Context // with the stream, for what is done on a goroutine
 
 	// Of the reading goroutine.
 	get     getRequest
 	last    *engine // whose name the last request had
-	patient bool    // the read deadline is that of an idle stream
-	readSet int64   // when the read deadline was last set
+	begun   bool    // the read deadline is that of a request that has begun to arrive
+	readSet int64   // when it was last set to that of an idle stream
 
 	// Guarded by the writer's mutex.
 
@@ -112,6 +113,7 @@ func (s *service) run() {
 
 // introduce answers the peer's hello, and refuses whom it forbids to work for.
 func (s *service) introduce() error {
+	s.begun = true // all of the time is for the hello
 	_ = s.conn.SetReadDeadline(time.Now().Add(bodyTimeout))
 	frame, _, err := s.in.next()
 	if err != nil {
@@ -131,13 +133,32 @@ func (s *service) introduce() error {
 	return nil
 }
 
+// Read reads for the inbox. The peer has time at leisure for its next request, and to
+// finish one that it has begun no more than bodyTimeout.
+func (s *service) Read(b []byte) (int, error) {
+	switch at := now(); {
+	case !s.in.partial() && s.hello != nil:
+		if s.begun || time.Duration(at-s.readSet) > streamIdleServer/15 { // else it is not worth the call
+			s.begun, s.readSet = false, at
+			_ = s.conn.SetReadDeadline(time.Now().Add(streamIdleServer))
+		}
+	case !s.begun:
+		s.begun = true
+		_ = s.conn.SetReadDeadline(time.Now().Add(bodyTimeout))
+	}
+	return s.src.Read(b)
+}
+
 // serveNext serves the next request.
 func (s *service) serveNext() error {
 	if !s.in.ready() {
 		s.flush()
-		s.awaitRequest()
 	}
 	frame, _, err := s.in.next()
+	if s.begun {
+		s.begun, s.readSet = false, now()
+		_ = s.conn.SetReadDeadline(time.Now().Add(streamIdleServer))
+	}
 	if err != nil {
 		return err
 	}
@@ -163,25 +184,6 @@ func (s *service) serveNext() error {
 		s.send(&wire.Response{Id: req.GetId(), Status: status, Text: clip(text)})
 	}
 	return nil
-}
-
-// awaitRequest sets the time within which the peer must say more: soon in the middle of a
-// frame, at leisure otherwise.
-func (s *service) awaitRequest() {
-	patient := !s.in.partial()
-	at := now()
-	if patient && s.patient && time.Duration(at-s.readSet) < streamIdleServer/15 {
-		return // it is not worth the call
-	}
-	if !patient && !s.patient {
-		return // the frame as a whole has the time
-	}
-	s.patient, s.readSet = patient, at
-	limit := bodyTimeout
-	if patient {
-		limit = streamIdleServer
-	}
-	_ = s.conn.SetReadDeadline(time.Now().Add(limit))
 }
 
 // engine returns the cache of that name, nil if there is none.
