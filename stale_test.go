@@ -183,6 +183,7 @@ func TestStaleValuesOfACluster(t *testing.T) {
 				t.Errorf("node %d served its copy past its end", i)
 			}
 		}
+		synctest.Wait() // for the load in the background, which is to fail
 		o.failing.Store(false)
 		time.Sleep(6 * time.Second)
 		wantVersion(t, caches[(owner+1)%5], 1) // a peer's Get has it replaced too

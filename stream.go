@@ -63,6 +63,7 @@ type inbox struct {
 const (
 	inboxFirst = 4 << 10  // a connection that says little, or is a stranger's, costs no more
 	inboxMost  = 64 << 10 // larger frames get memory of their own
+	largeFirst = 16 << 10 // at least that much at a time
 )
 
 // next returns the next frame. Unless it is owned it is valid until the next call. The
@@ -147,18 +148,17 @@ func (in *inbox) read(b []byte) (int, error) {
 }
 
 // large reads a frame into memory of its own. A declared length is a claim: at once
-// there is memory for as much as has been received on the stream so far, at least
-// inboxMost.
+// there is memory for as much as has been received on the stream so far.
 func (in *inbox) large(size int) ([]byte, error) {
 	in.inLarge = true
 	defer func() { in.inLarge = false }()
 	have := in.buf[in.from:in.to]
 	in.from, in.to = 0, 0
-	frame := make([]byte, len(have), min(size, len(have)+max(in.received, inboxMost)))
+	frame := make([]byte, len(have), min(size, len(have)+max(in.received, largeFirst)))
 	copy(frame, have)
 	for len(frame) < size {
 		if len(frame) == cap(frame) {
-			grown := make([]byte, len(frame), min(size, len(frame)+max(in.received, inboxMost)))
+			grown := make([]byte, len(frame), min(size, len(frame)+max(in.received, largeFirst)))
 			copy(grown, frame)
 			frame = grown
 		}
