@@ -39,7 +39,7 @@ var mayImport = map[string][]string{
 // withoutNet are the files of the root that import no net package. They meet
 // the network through one small interface, so that a test can stand in for it.
 var withoutNet = []string{
-	"cache.go", "clock.go", "engine.go", "fetch.go", "gate.go", "invalidate.go", "item.go", "load.go", "ring.go", "serve.go", "singleflight.go",
+	"cache.go", "clock.go", "engine.go", "fetch.go", "gate.go", "inquiry.go", "invalidate.go", "item.go", "load.go", "ring.go", "serve.go", "singleflight.go",
 	"store.go", "value.go",
 }
 

@@ -91,9 +91,11 @@ func (n *Node) check(h *wire.Hello) (wire.Status, string) {
 //	mux.Handle(node.Handler())
 //
 // It takes a single path and no subtree, so that it fits beside any other route.
-// It sets deadlines of its own on the connections of the requests it answers, and
-// must be able to send an answer in parts: nothing that holds responses back, such
-// as http.TimeoutHandler, may be around it.
+// Peers have their connections upgraded, so that one carries all their requests:
+// the server's timeouts do not concern it then, and it ends with Leave, not with
+// http.Server.Shutdown. What is around the handler should let it hijack the
+// connection; where that cannot be, each request is a POST of its own, whose answer
+// must not be held back, and peers try the upgrade again after a minute.
 func (n *Node) Handler() (pattern string, h http.Handler) {
 	return "POST " + n.path, http.HandlerFunc(n.serve)
 }
@@ -481,48 +483,6 @@ func (n *Node) askPlain(l *link, q *inquiry) {
 		err = errOverdue
 	}
 	q.end(err)
-}
-
-// ask and admit make the node a network for its caches, as set and remove do.
-func (n *Node) ask(peer string, q *inquiry) { n.link(peer).ask(q) }
-
-func (n *Node) admit(peer string) bool { return n.link(peer).admit() }
-
-func (n *Node) set(ctx context.Context, peer, cache, key string, a answer) error {
-	return n.confirm(ctx, peer, &wire.Request{Cache: cache, Op: &wire.Request_Set{Set: &wire.Set{
-		Key:   wire.Bytes(key),
-		Value: wire.Bytes(a.value),
-		TtlMs: uint64(max(a.ttl/time.Millisecond, 1)),
-	}}}, len(a.value))
-}
-
-func (n *Node) remove(ctx context.Context, peer, cache string, keys []string) error {
-	record := &wire.Record{Cache: cache, Keys: make([][]byte, len(keys))}
-	size := 0
-	for i, key := range keys {
-		record.Keys[i] = wire.Bytes(key)
-		size += len(key)
-	}
-	err := n.confirm(ctx, peer, &wire.Request{
-		Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: []*wire.Record{record}}},
-	}, size)
-	if errors.Is(err, errDraining) {
-		return nil // it has left, and lets go of all it holds by itself
-	}
-	return err
-}
-
-// confirm has a peer do what one response confirms, on the stream or by plain HTTP.
-func (n *Node) confirm(ctx context.Context, peer string, req *wire.Request, size int) error {
-	l := n.link(peer)
-	err := l.transact(ctx, req, size)
-	if !errors.Is(err, errPlain) {
-		return err
-	}
-	req.Id = 0
-	return n.exchange(ctx, l, req, func(resp *wire.Response) error {
-		return statusError(resp.GetStatus(), resp.GetText())
-	})
 }
 
 // millis is a duration a peer sent, which may be any number.

@@ -389,7 +389,6 @@ func (n *Node) stop(g *gossip, began int64) {
 	n.phase = phaseLeft
 	n.mu.Unlock()
 	n.end()
-	n.links.close()
 	if g != nil {
 		g.stop()
 	}

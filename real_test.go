@@ -23,7 +23,7 @@ import (
 
 // children are what a test binary does instead of testing when childKind is set in its
 // environment.
-var children = map[string]func(){"node": runNode, "descriptors": runShortOfDescriptors}
+var children = map[string]func(){"node": runNode, "descriptors": runShortOfDescriptors, "owner": runOwner}
 
 const (
 	childKind  = "PEERCACHE_TEST_CHILD"

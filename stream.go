@@ -20,8 +20,8 @@ import (
 // sends completes the fetch (fetch.go), one timer looks after all deadlines. At the
 // other end the reading goroutine answers what is in memory; what has to be loaded is
 // answered by whoever ends the load (stream_server.go). What is queued by the time of a
-// write goes out in that write, both ways (stream_writer.go). How streams are made, and
-// when plain HTTP is used instead, is in stream_link.go.
+// write goes out in that write, both ways (stream_writer.go). Which stream a request
+// takes, and when plain HTTP is used instead, is in stream_link.go.
 
 const (
 	// upgradeTo is the protocol that a connection is upgraded to.

@@ -43,6 +43,7 @@ type stream struct {
 
 	timer    *time.Timer // calls sweep
 	lazy     bool        // and that not soon
+	unwatch  func() bool // has the node's end forget the stream
 	coarse   int64       // the time, a sweep ago at most
 	idle     int64       // when a request was last seen pending
 	heard    int64       // in.heard, when it was last looked at
@@ -61,9 +62,6 @@ type slot struct {
 	busy  bool  // the reading goroutine has it in hand
 	next  int32 // unused slot
 }
-
-// errRetired closes a stream that is not used any more.
-var errRetired = errors.New("peercache: the connection was not used any more")
 
 // slotBits are the bits of an id that are an index.
 const slotBits = 13
@@ -96,6 +94,7 @@ func (s *stream) start() bool {
 	s.patience = s.idle
 	s.timer = time.AfterFunc(sweepInterval, s.sweep)
 	s.armLocked()
+	s.unwatch = context.AfterFunc(s.node.life, func() { s.fail(errLeft) })
 	s.mu.Unlock()
 	if !s.node.background(s.read) {
 		s.fail(errLeft)
@@ -322,7 +321,6 @@ func (s *stream) dispatch(resp *response, size int, owned bool) error {
 	s.mu.Unlock()
 	if r != nil {
 		r.resp.status, r.resp.text = resp.status, resp.text
-		s.link.succeeded()
 		close(r.done)
 		return nil
 	}
@@ -355,129 +353,4 @@ func (s *stream) dispatch(resp *response, size int, owned bool) error {
 		q.end(err)
 	}
 	return err
-}
-
-// fail closes the stream. What is pending is ended by the reading goroutine.
-func (s *stream) fail(err error) {
-	s.mu.Lock()
-	if s.broken == nil {
-		s.broken = err
-	}
-	first := !s.closed
-	s.closed = true
-	s.mu.Unlock()
-	if !first {
-		return
-	}
-	s.link.drop(s)
-	s.timer.Stop()
-	close(s.done)
-	s.cut()
-}
-
-// cut closes the connection, at once.
-func (s *stream) cut() {
-	if s.conn != nil {
-		_ = s.conn.SetDeadline(time.Unix(1, 0)) // TLS says goodbye, and shall not wait for it
-	}
-	_ = s.body.Close()
-}
-
-func (s *stream) isClosed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
-}
-
-// endAll ends what is pending, with what broke the stream first.
-func (s *stream) endAll(err error) {
-	s.mu.Lock()
-	if s.broken != nil {
-		err = s.broken
-	}
-	var pending []slot
-	for i := range s.slots {
-		if sl := &s.slots[i]; sl.q != nil || sl.reply != nil {
-			pending = append(pending, *sl)
-			s.freeSlotLocked(sl)
-		}
-	}
-	s.mu.Unlock()
-	for _, sl := range pending {
-		s.link.failed(err)
-		if sl.reply != nil {
-			sl.reply.err = err
-			close(sl.reply.done)
-			continue
-		}
-		s.link.flying.Add(-1)
-		sl.q.end(err)
-	}
-}
-
-// retire closes the stream once nothing is pending: nobody will ask any more.
-func (s *stream) retire() {
-	s.mu.Lock()
-	s.retired = true
-	now := s.pending == 0
-	s.mu.Unlock()
-	if now {
-		s.fail(errRetired)
-	}
-}
-
-// armLocked has the stream looked at soon, for the first of the requests.
-func (s *stream) armLocked() {
-	s.lazy = false
-	s.coarse = now()
-	s.quiet = s.coarse
-	s.heard = s.in.heard.Load()
-	s.timer.Reset(sweepInterval)
-}
-
-// sweep keeps all deadlines of the stream: that the peer is not silent while something
-// is pending, that nothing is pending for ever, that the stream does not stay unused. It
-// is called by the timer, which rests while nothing is pending.
-func (s *stream) sweep() {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return
-	}
-	at := now()
-	s.coarse = at
-	if s.pending > 0 {
-		s.idle = at
-	}
-	if heard := s.in.heard.Load(); heard != s.heard || s.pending == 0 || s.patience > at {
-		s.heard, s.quiet = heard, at
-	}
-	var overdue []*inquiry
-	for i := range s.slots {
-		if sl := &s.slots[i]; sl.q != nil && !sl.busy && sl.until <= at {
-			overdue = append(overdue, sl.q)
-			s.freeSlotLocked(sl)
-		}
-	}
-	var err error
-	switch unused := time.Duration(at - s.idle); {
-	case time.Duration(at-s.quiet) >= silenceTimeout:
-		err = errSilent
-	case s.pending > 0 || unused < silenceTimeout:
-		s.timer.Reset(sweepInterval)
-	case s.retired || unused >= streamIdle:
-		err = errRetired
-	default:
-		s.lazy = true
-		s.timer.Reset(streamIdle - unused)
-	}
-	s.mu.Unlock()
-	for _, q := range overdue {
-		s.link.abandoned()
-		s.link.flying.Add(-1)
-		q.end(errOverdue)
-	}
-	if err != nil {
-		s.fail(err)
-	}
 }

@@ -21,25 +21,24 @@ const statusLarge = wire.Status(16)
 
 // The tags that are written and read here: field number and type.
 const (
-	varint = protowire.VarintType
-	bytes_ = protowire.BytesType
+	varint   = protowire.VarintType
+	lengthed = protowire.BytesType
 
 	tagRequestID    = 1<<3 | byte(varint)
-	tagRequestCache = 3<<3 | byte(bytes_)
-	tagRequestGet   = 8<<3 | byte(bytes_)
-	tagGetKeys      = 1<<3 | byte(bytes_)
+	tagRequestCache = 3<<3 | byte(lengthed)
+	tagRequestGet   = 8<<3 | byte(lengthed)
+	tagGetKeys      = 1<<3 | byte(lengthed)
 
 	tagResponseID      = 1<<3 | byte(varint)
 	tagResponseStatus  = 3<<3 | byte(varint)
-	tagResponseText    = 4<<3 | byte(bytes_)
-	tagResponseAnswers = 5<<3 | byte(bytes_)
-	tagResponseWorking = 6<<3 | byte(bytes_)
+	tagResponseText    = 4<<3 | byte(lengthed)
+	tagResponseAnswers = 5<<3 | byte(lengthed)
 
 	tagAnswerIndex  = 1<<3 | byte(varint)
 	tagAnswerStatus = 2<<3 | byte(varint)
-	tagAnswerValue  = 3<<3 | byte(bytes_)
+	tagAnswerValue  = 3<<3 | byte(lengthed)
 	tagAnswerTTL    = 4<<3 | byte(varint)
-	tagAnswerText   = 5<<3 | byte(bytes_)
+	tagAnswerText   = 5<<3 | byte(lengthed)
 )
 
 var errMalformed = errors.New("peercache: malformed message")
@@ -67,15 +66,6 @@ func appendGet(dst []byte, id uint64, q *inquiry) []byte {
 		dst = protowire.AppendString(dst, q.key(i))
 	}
 	return dst
-}
-
-// sizeGet is at least the size of what appendGet appends.
-func sizeGet(q *inquiry) int {
-	n := 40 + len(q.engine.name)
-	for i := range q.flights {
-		n += 4 + len(q.key(i))
-	}
-	return n
 }
 
 // A getRequest is a Get as it is read: parts of the frame, valid as long as that is.

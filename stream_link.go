@@ -1,14 +1,9 @@
 package peercache
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -32,91 +27,6 @@ const (
 	redialFirst   = 25 * time.Millisecond
 	redialLongest = 250 * time.Millisecond
 )
-
-// links are a node's links, by the URL of the peer. The zero value is ready.
-type links struct {
-	all atomic.Pointer[map[string]*link] // never changed, only replaced
-	mu  sync.Mutex                       // held while it is replaced
-}
-
-// link returns the link to a peer, a new one if there is none.
-func (n *Node) link(peer string) *link {
-	if all := n.links.all.Load(); all != nil {
-		if l := (*all)[peer]; l != nil {
-			return l
-		}
-	}
-	var added *link
-	n.links.change(func(all map[string]*link) {
-		if added = all[peer]; added == nil {
-			added = newLink(n, peer)
-			all[peer] = added
-		}
-	})
-	return added
-}
-
-func (ls *links) change(f func(all map[string]*link)) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	next := make(map[string]*link)
-	if all := ls.all.Load(); all != nil {
-		for peer, l := range *all {
-			next[peer] = l
-		}
-	}
-	f(next)
-	ls.all.Store(&next)
-}
-
-// retain forgets the links for which keep is false. What is under way on them ends as it
-// would have.
-func (ls *links) retain(keep func(peer string) bool) {
-	var gone []*link
-	ls.change(func(all map[string]*link) {
-		for peer, l := range all {
-			if !keep(peer) {
-				gone = append(gone, l)
-				delete(all, peer)
-			}
-		}
-	})
-	for _, l := range gone {
-		for s := range l.live {
-			s.retire()
-		}
-	}
-}
-
-// live iterates over the streams that there are.
-func (ls *links) live(yield func(*stream) bool) {
-	all := ls.all.Load()
-	if all == nil {
-		return
-	}
-	for _, l := range *all {
-		for s := range l.live {
-			if !yield(s) {
-				return
-			}
-		}
-	}
-}
-
-// streams counts them.
-func (ls *links) streams() (n int64) {
-	for range ls.live {
-		n++
-	}
-	return n
-}
-
-// close ends them: the node has left.
-func (ls *links) close() {
-	for s := range ls.live {
-		s.fail(errLeft)
-	}
-}
 
 // A link is a node's way to one peer.
 type link struct {
@@ -170,15 +80,7 @@ func (l *link) drop(s *stream) {
 	}
 }
 
-// renew forgets what was learnt of a peer that has started anew.
-func (ls *links) renew(peer string) {
-	if all := ls.all.Load(); all != nil {
-		if l := (*all)[peer]; l != nil {
-			l.renew()
-		}
-	}
-}
-
+// renew forgets what was learnt of the peer.
 func (l *link) renew() {
 	l.plain.Store(now())
 	for i := range l.lanes {
@@ -249,9 +151,6 @@ func (l *link) refuse(q *inquiry) {
 	q.end(nil)
 }
 
-// errPlain says that a peer is to be asked by plain HTTP.
-var errPlain = errors.New("peercache: the peer is asked by plain HTTP")
-
 // refusedLocked says why no stream is to be waited for.
 func (l *link) refusedLocked(lane *lane) error {
 	switch {
@@ -310,10 +209,7 @@ func (l *link) opened(lane *lane, s *stream, err error) {
 		l.node.logger.Debug("peercache: a peer is asked by plain HTTP for a while", "peer", l.peer, "err", err)
 	}
 	if s != nil && s.isClosed() {
-		l.drop(s) // which it did too early
-	}
-	if s != nil && l.node.life.Err() != nil {
-		s.fail(errLeft) // links.close came too early
+		l.drop(s) // it did so itself, too early
 	}
 	for _, q := range waiting {
 		switch {
@@ -423,81 +319,3 @@ func (l *link) failed(err error) {
 
 // admit reports whether the peer's breaker lets a request through.
 func (l *link) admit() bool { return !l.troubled.Load() || l.node.breakers.admit(l.peer) }
-
-// dial makes a stream, with a handshake and within dialTimeout. It returns what the peer
-// said of itself too. The error is or wraps errPlain if the peer, or what stands before
-// it, gave an HTTP answer that refuses the upgrade.
-func (l *link) dial(hello *wire.Hello, large bool) (*stream, *wire.Response, error) {
-	ctx, cancel := context.WithTimeoutCause(l.node.life, dialTimeout, errSilent)
-	defer cancel()
-	s, err := l.upgrade(ctx, large)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		if l.node.life.Err() != nil {
-			err = errLeft
-		}
-		return nil, nil, err
-	}
-	unwatch := context.AfterFunc(ctx, s.cut)
-	resp, err := s.introduce(hello)
-	if !unwatch() {
-		err = context.Cause(ctx)
-	}
-	if err == nil {
-		err = statusError(resp.GetStatus(), resp.GetText())
-	}
-	if err != nil {
-		s.cut()
-		return nil, resp, err
-	}
-	return s, resp, nil
-}
-
-// upgrade makes a connection that carries frames.
-func (l *link) upgrade(ctx context.Context, large bool) (*stream, error) {
-	var conn net.Conn
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
-	})
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, l.peer+"/_peercache/v1", http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	r.Header.Set("Content-Type", wire.ContentType)
-	r.Header.Set("Connection", "Upgrade")
-	r.Header.Set("Upgrade", upgradeTo)
-	if large {
-		r.Header.Set(laneHeader, laneLarge)
-	}
-	r.Header["Idempotency-Key"] = nil // see post
-	resp, err := l.node.transport.RoundTrip(r)
-	if err != nil {
-		return nil, err
-	}
-	body, writable := resp.Body.(io.ReadWriteCloser)
-	if resp.StatusCode != http.StatusSwitchingProtocols || !writable {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, wire.MaxText))
-		resp.Body.Close()
-		return nil, fmt.Errorf("%w: it answers the upgrade %s: %s", errPlain, resp.Status, bytes.TrimSpace(text))
-	}
-	return newStream(l, body, conn), nil
-}
-
-// introduce says hello and waits for the peer's. Nothing else is on the stream yet.
-func (s *stream) introduce(hello *wire.Hello) (*wire.Response, error) {
-	frame, err := wire.AppendFrame(nil, &wire.Request{Hello: hello})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := s.body.Write(frame); err != nil {
-		return nil, err
-	}
-	b, _, err := s.in.next()
-	if err != nil {
-		return nil, err
-	}
-	resp := new(wire.Response)
-	return resp, wire.Unmarshal(b, resp)
-}

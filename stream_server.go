@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -233,105 +232,6 @@ func (s *service) serveGet(id uint64, e *engine, keys [][]byte) {
 	if p != nil {
 		p.await()
 	}
-}
-
-// A pendingGet is a request of which some keys are being loaded.
-type pendingGet struct {
-	service *service
-	engine  *engine
-	id      uint64
-	loads   []pendingLoad
-	left    int // guarded by the writer's mutex
-}
-
-type pendingLoad struct {
-	flight *flight
-	index  int // of the key
-}
-
-// await has the ends of the loads answered.
-func (p *pendingGet) await() {
-	p.left = len(p.loads)
-	p.service.work(p.id)
-	for _, l := range p.loads {
-		l.flight.watch(p, l.index)
-	}
-}
-
-// flightEnded queues the answer to a key that was loaded. It runs where the load ended.
-func (p *pendingGet) flightEnded(f *flight, i int) {
-	if f.outcome.err != nil {
-		go p.answerError(f, i)
-		return
-	}
-	p.answer(f.key, i, answerOf(f.outcome))
-}
-
-// answerError is for loads that failed: what the error says is the user's code.
-func (p *pendingGet) answerError(f *flight, i int) {
-	a := answer{status: wire.Status_LOAD_FAILED, text: "the loader's error panicked when it was asked for its text"}
-	defer func() {
-		if v := recover(); v != nil {
-			p.service.node.logger.Error("peercache: a loader's error panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-		}
-		p.answer(f.key, i, a)
-	}()
-	a = answerOf(f.outcome)
-}
-
-func (p *pendingGet) answer(key string, i int, a answer) {
-	s := p.service
-	if len(a.value) > largeValue && !s.large {
-		if _, kept := p.engine.store.fresh(key); kept { // else the value would have to be loaded again
-			a = answer{status: statusLarge}
-		}
-	}
-	s.mu.Lock()
-	if s.out.size+len(a.value) > maxQueued {
-		a = answer{status: wire.Status_BUSY, text: "the asker takes no answers"}
-	}
-	s.out.answer(p.id, i, a)
-	p.left--
-	if p.left == 0 {
-		delete(s.working, p.id)
-		s.node.handlers.Add(-1)
-	}
-	s.drainLocked()
-	s.mu.Unlock()
-}
-
-// work notes that a request is being worked on, of which heartbeats tell the peer.
-func (s *service) work(id uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.working == nil {
-		s.working = make(map[uint64]struct{})
-	}
-	s.working[id] = struct{}{}
-	if !s.beating {
-		s.beating = true
-		time.AfterFunc(beatInterval, s.beat)
-	}
-}
-
-// beat tells the peer which of its requests are being worked on.
-func (s *service) beat() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.working) == 0 || s.closed {
-		s.beating = false
-		return
-	}
-	time.AfterFunc(beatInterval, s.beat)
-	if s.out.size > inboxMost {
-		return // what is queued already says that this node is alive, once the peer takes it
-	}
-	resp := &wire.Response{Working: make([]uint64, 0, len(s.working))}
-	for id := range s.working {
-		resp.Working = append(resp.Working, id)
-	}
-	s.queueLocked(resp)
-	s.drainLocked()
 }
 
 // meet answers a Meet, on a goroutine of its own: it may have to dial.

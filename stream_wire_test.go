@@ -550,9 +550,9 @@ func TestConnectionThatSaysNothingIsClosed(t *testing.T) {
 // Both nodes are in this process: a fetch allocates its flight, that one's channel, the
 // inquiry and the value where it is asked for, and the key where it is answered.
 func TestFetchAllocatesLittle(t *testing.T) {
-	cache, keys := fetchPair(t, 100)
+	n, keys := fetchPair(t, 100)
 	allocs := testing.AllocsPerRun(1000, func() {
-		if _, err := cache.Get(t.Context(), keys[0]); err != nil {
+		if _, err := n.cache.Get(t.Context(), keys[0]); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -1,0 +1,134 @@
+package peercache
+
+import (
+	"errors"
+	"time"
+)
+
+// How a stream of an asker ends, and its requests with it: deadlines, and failures.
+
+// errRetired closes a stream that is not used any more.
+var errRetired = errors.New("peercache: the connection was not used any more")
+
+// fail closes the stream. What is pending is ended by the reading goroutine.
+func (s *stream) fail(err error) {
+	s.mu.Lock()
+	if s.broken == nil {
+		s.broken = err
+	}
+	first := !s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if !first {
+		return
+	}
+	s.link.drop(s)
+	s.timer.Stop()
+	s.unwatch()
+	close(s.done)
+	s.cut()
+}
+
+// cut closes the connection, at once.
+func (s *stream) cut() {
+	if s.conn != nil {
+		_ = s.conn.SetDeadline(time.Unix(1, 0)) // TLS says goodbye, and shall not wait for it
+	}
+	_ = s.body.Close()
+}
+
+func (s *stream) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// endAll ends what is pending, with what broke the stream first.
+func (s *stream) endAll(err error) {
+	s.mu.Lock()
+	if s.broken != nil {
+		err = s.broken
+	}
+	var pending []slot
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.q != nil || sl.reply != nil {
+			pending = append(pending, *sl)
+			s.freeSlotLocked(sl)
+		}
+	}
+	s.mu.Unlock()
+	for _, sl := range pending {
+		if sl.reply != nil {
+			sl.reply.err = err
+			close(sl.reply.done)
+			continue
+		}
+		s.link.end(sl.q, err)
+	}
+}
+
+// retire has the stream closed once nothing is pending: nobody will ask any more.
+func (s *stream) retire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired = true
+	if !s.closed {
+		s.timer.Reset(0)
+	}
+}
+
+// armLocked has the stream looked at soon, for the first of the requests.
+func (s *stream) armLocked() {
+	s.lazy = false
+	s.coarse = now()
+	s.quiet = s.coarse
+	s.heard = s.in.heard.Load()
+	s.timer.Reset(sweepInterval)
+}
+
+// sweep keeps all deadlines of the stream: that the peer is not silent while something
+// is pending, that nothing is pending for ever, that the stream does not stay unused. It
+// is called by the timer, which rests while nothing is pending.
+func (s *stream) sweep() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	at := now()
+	s.coarse = at
+	if s.pending > 0 {
+		s.idle = at
+	}
+	if heard := s.in.heard.Load(); heard != s.heard || s.pending == 0 || s.patience > at {
+		s.heard, s.quiet = heard, at
+	}
+	var overdue []*inquiry
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.q != nil && !sl.busy && sl.until <= at {
+			overdue = append(overdue, sl.q)
+			s.freeSlotLocked(sl)
+		}
+	}
+	var err error
+	switch unused := time.Duration(at - s.idle); {
+	case time.Duration(at-s.quiet) >= silenceTimeout:
+		err = errSilent
+	case s.pending == 0 && (s.retired || unused >= streamIdle):
+		err = errRetired
+	case s.pending > 0 || unused < silenceTimeout: // nor for every pause between two requests
+		s.timer.Reset(sweepInterval)
+	default:
+		s.lazy = true
+		s.timer.Reset(streamIdle - unused)
+	}
+	s.mu.Unlock()
+	for _, q := range overdue {
+		s.link.abandoned()
+		s.link.flying.Add(-1)
+		q.end(errOverdue)
+	}
+	if err != nil {
+		s.fail(err)
+	}
+}
