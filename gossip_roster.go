@@ -20,6 +20,7 @@ type roster struct {
 	addr     string        // where it gossips, as others are told
 	signal   chan struct{} // room for one: what changed returns
 	rejected atomic.Int64
+	proven   bool // peers prove who they are: a URL may be at another address than its gossip
 
 	// mu is a leaf: memberlist holds its own lock when it calls us, and takes it in
 	// every one of its methods. Nothing is called with mu held.
@@ -200,7 +201,7 @@ func (r *roster) put(name, addr string, meta []byte, joined bool) error {
 	}
 	if err == nil {
 		var at netip.AddrPort
-		if at, err = netip.ParseAddrPort(addr); err == nil {
+		if at, err = netip.ParseAddrPort(addr); err == nil && !r.proven {
 			err = checkHome(m.url, at.Addr().Unmap())
 		}
 	}

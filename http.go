@@ -115,6 +115,12 @@ func (n *Node) serve(w http.ResponseWriter, r *http.Request) {
 		n.upgrade(w, r)
 		return
 	}
+	if n.auth != nil {
+		w.Header().Set("Connection", "close")
+		w.Header().Set("Upgrade", upgradeTo)
+		http.Error(w, "this node has a secret and answers upgraded connections only", http.StatusUpgradeRequired)
+		return
+	}
 	defer rw.release()
 	var req wire.Request
 	if err := rw.read(r.Body, &req); err != nil {

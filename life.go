@@ -34,7 +34,9 @@ const (
 // answers is no error: Join logs a warning, and goes on trying until Leave. So
 // all nodes may start at once, and the first may start alone. What waiting cannot
 // cure is an error: a malformed seed, a second Join, a Join after SetPeers or
-// Leave, a gossip address that cannot be bound.
+// Leave, a gossip address that cannot be bound, and, if no seed lets this node in, one
+// whose answer shows that it has another secret, or that only one of the two has any;
+// then the node has left.
 //
 // The node enters the ring when an active member has dialled its URL and met it
 // there, which takes milliseconds; at once when there is no such member. So a server
@@ -58,7 +60,15 @@ func (n *Node) Join(ctx context.Context, seeds ...string) error {
 	n.background(newFollower(n, g, s).run)
 	n.background(e.run)
 
-	if tried, reached, err := s.tryAll(ctx, e.meets); tried && reached == 0 && n.joined() {
+	tried, reached, err := s.tryAll(ctx, e.meets)
+	switch {
+	case !tried || reached > 0 || !n.joined():
+	case errors.Is(err, errOtherSecret):
+		at, cancel := context.WithCancel(ctx)
+		cancel()
+		_ = n.Leave(at) // at once; that it had to be is no news
+		return err
+	default:
 		n.logger.Warn("peercache: no seed answers yet; joining goes on", "seeds", seeds, "err", err)
 	}
 	e.meets("")
@@ -160,6 +170,7 @@ func (n *Node) startGossip(ctx context.Context) (*gossip, error) {
 		bind:      net.JoinHostPort(bind.String(), port),
 		advertise: advertise,
 		self:      n.self,
+		auth:      n.auth,
 		network:   n.opts.Network,
 		logger:    n.logger,
 	})

@@ -37,9 +37,18 @@ type NodeOptions struct {
 	// them, and their caches.
 	Cluster string
 
-	// Insecure allows addresses that are not loopback. Peer traffic and gossip
-	// are neither encrypted nor authenticated: something else must keep
-	// strangers away from both ports.
+	// Secret encrypts and authenticates gossip and peer traffic: only nodes that
+	// have it are let in. At least 16 bytes, and random ones: whoever sees the
+	// traffic can try passwords. All nodes need the same. Default none.
+	Secret []byte
+
+	// AlternateSecret is accepted besides Secret. A cluster changes its secret in
+	// three rollouts without a gap: {old, new}, {new, old}, {new}.
+	AlternateSecret []byte
+
+	// Insecure allows addresses that are not loopback without a Secret. Peer
+	// traffic and gossip are then neither encrypted nor authenticated: something
+	// else must keep strangers away from both ports.
 	Insecure bool
 
 	// Gossip is the host:port to bind for gossip, TCP and UDP. Default the
@@ -59,7 +68,8 @@ type NodeOptions struct {
 	// its own through Network, without a proxy. It must neither follow
 	// redirects nor hold back parts of a response. One that returns for an upgraded
 	// connection a body that can be written to, as http.Transport does, carries all
-	// requests to a peer on that one connection; with others each is a POST.
+	// requests to a peer on that one connection; with others each is a POST, which
+	// peers with a Secret refuse.
 	Transport http.RoundTripper
 
 	// Network is where connections come from. Default the operating system's.
@@ -93,6 +103,7 @@ type Node struct {
 	path      string // of the handler
 	logger    *slog.Logger
 	transport http.RoundTripper
+	auth      *auth // nil without a secret
 	ready     chan struct{}
 	breakers  breakers
 	links     links        // to peers
@@ -101,7 +112,7 @@ type Node struct {
 
 	failovers, skips, silences, rubbish atomic.Int64
 
-	rubbishMet everyMinute
+	rubbishMet, strangerMet, barrierMet everyMinute
 
 	// life ends when the node has left. It is the context of all that the node
 	// does of its own accord, and every request to a peer ends with it.
@@ -130,7 +141,8 @@ type Node struct {
 // only one that its interfaces have. NewNode does no I/O.
 //
 // It fails for a URL that is malformed, options out of range, and addresses that
-// strangers might reach unless NodeOptions.Insecure says that this is meant.
+// strangers might reach, unless there is a Secret or NodeOptions.Insecure says that
+// this is meant.
 func NewNode(rawURL string, opts *NodeOptions) (*Node, error) {
 	var o NodeOptions
 	if opts != nil {
@@ -159,9 +171,14 @@ func NewNode(rawURL string, opts *NodeOptions) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("peercache: NodeOptions.Gossip %q is not a host:port: %w", o.Gossip, err)
 	}
-	if !o.Insecure && !(isLoopback(u.Hostname()) && isLoopback(gossipHost)) {
-		return nil, fmt.Errorf("peercache: %s with gossip at %s can be reached by strangers: "+
-			"use a loopback address such as 127.0.0.1 for both, or set NodeOptions.Insecure if a firewall or the like keeps them out", u, o.Gossip)
+	auth, err := newAuth(o.Secret, o.AlternateSecret, o.Cluster, u.String())
+	if err != nil {
+		return nil, err
+	}
+	o.Secret, o.AlternateSecret = nil, nil
+	if auth == nil && !o.Insecure && !(isLoopback(u.Hostname()) && isLoopback(gossipHost)) {
+		return nil, fmt.Errorf("peercache: %s with gossip at %s can be reached by strangers: set NodeOptions.Secret, "+
+			"or NodeOptions.Insecure if a firewall or the like keeps them out, or use a loopback address such as 127.0.0.1 for both", u, o.Gossip)
 	}
 	if o.Network == nil {
 		o.Network = osNetwork()
@@ -177,6 +194,7 @@ func NewNode(rawURL string, opts *NodeOptions) (*Node, error) {
 		host:   u.Host,
 		path:   u.Path + "/_peercache/v1",
 		logger: o.Logger,
+		auth:   auth,
 		ready:  make(chan struct{}),
 		left:   make(chan struct{}),
 		caches: make(map[string]*engine),

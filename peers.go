@@ -58,6 +58,7 @@ type gossipConfig struct {
 	self      member
 	network   *Network
 	logger    *slog.Logger
+	auth      *auth // nil: in clear
 }
 
 // The profile. A death is noticed after the time until somebody probes, one probe
@@ -131,7 +132,7 @@ func newGossip(c gossipConfig) (*gossip, error) {
 		sockets.close()
 		return nil, fmt.Errorf("peercache: gossip address %s: others cannot use it: %w", c.bind, err)
 	}
-	if err := checkHome(c.self.url, advertise.Unmap()); err != nil { // which others would keep out
+	if err := checkHome(c.self.url, advertise.Unmap()); err != nil && c.auth == nil { // which others would keep out
 		sockets.close()
 		return nil, fmt.Errorf("%w: set NodeOptions.Gossip to the URL's host, or to 0.0.0.0 (IPv6: [::]) and a port", err)
 	}
@@ -141,6 +142,7 @@ func newGossip(c gossipConfig) (*gossip, error) {
 		sockets.close()
 		return nil, err
 	}
+	members.proven = c.auth != nil
 	g := &gossip{
 		roster:     members,
 		advertised: advertised,
@@ -156,8 +158,13 @@ func newGossip(c gossipConfig) (*gossip, error) {
 		advertised:    g.advertised,
 		packets:       make(chan *memberlist.Packet, gossipPacketQueue),
 	}
+	keyring, err := gossipKeyring(c.auth)
+	if err != nil {
+		sockets.close()
+		return nil, err
+	}
 	sockets.serve(g.transport.receive)
-	if g.list, err = memberlist.Create(g.config(label)); err != nil {
+	if g.list, err = memberlist.Create(g.config(label, keyring)); err != nil {
 		sockets.close()
 		return nil, fmt.Errorf("peercache: gossip: %w", err)
 	}
@@ -167,10 +174,11 @@ func newGossip(c gossipConfig) (*gossip, error) {
 }
 
 // config is a fresh one each time, since Create writes to it and keeps it.
-func (g *gossip) config(label string) *memberlist.Config {
+func (g *gossip) config(label string, keyring *memberlist.Keyring) *memberlist.Config {
 	c := memberlist.DefaultLANConfig() // for what a later memberlist adds
 	c.Name = g.name
 	c.Label = label
+	c.Keyring = keyring // what is not encrypted with one of its keys is dropped
 	c.Transport = g.transport
 	c.BindPort = int(g.advertised.Port())
 	c.ProbeInterval = gossipProbeInterval
@@ -193,6 +201,19 @@ func (g *gossip) config(label string) *memberlist.Config {
 	c.Delegate = events
 	c.Events = events
 	return c
+}
+
+// gossipKeyring returns the keys of gossip, nil without a secret.
+func gossipKeyring(a *auth) (*memberlist.Keyring, error) {
+	if a == nil {
+		return nil, nil
+	}
+	primary, others := a.gossipKeys()
+	keyring, err := memberlist.NewKeyring(append([][]byte{primary}, others...), primary)
+	if err != nil {
+		return nil, fmt.Errorf("peercache: keys of gossip: %w", err)
+	}
+	return keyring, nil
 }
 
 // join exchanges all that is known with each of addrs, an ip:port each, and
@@ -218,7 +239,11 @@ func (g *gossip) join(addrs []string) (reached int, err error) {
 		started := g.start(func() {
 			defer wg.Done()
 			if _, err := g.list.Join([]string{ap.String()}); err != nil {
-				errs[i] = fmt.Errorf("peercache: gossip with %s: %w", ap, joinCause(err))
+				err = joinCause(err)
+				if showsOtherSecret(err) {
+					err = fmt.Errorf("%w: %w", errOtherSecret, err)
+				}
+				errs[i] = fmt.Errorf("peercache: gossip with %s: %w", ap, err)
 				return
 			}
 			answers.Add(1)
@@ -252,6 +277,17 @@ func joinCause(err error) error {
 		return fmt.Errorf("%w: it does not speak gossip: its port must be that of NodeOptions.Gossip, not of a URL", cause)
 	}
 	return cause
+}
+
+// errOtherSecret is an answer that was not encrypted with a key of this process, or was
+// and should not have been.
+var errOtherSecret = errors.New("it has another secret, or only one of the two has any: set the same NodeOptions.Secret everywhere")
+
+// showsOtherSecret reports whether an answer of gossip was of the wrong key or of none,
+// which memberlist tells by the text alone (TestJoinFailsWhereASeedHasAnotherSecret).
+func showsOtherSecret(err error) bool {
+	text := strings.ToLower(err.Error())
+	return strings.Contains(text, "encrypt") || strings.Contains(text, "decrypt")
 }
 
 // start runs f on a goroutine that stop waits for. It reports false after stop.

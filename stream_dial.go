@@ -28,6 +28,8 @@ func (l *link) dial(hello *wire.Hello, large bool) (*stream, *wire.Response, err
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
+		} else {
+			err = l.node.barred(l.peer, err)
 		}
 		if l.node.life.Err() != nil {
 			err = errLeft
@@ -66,6 +68,7 @@ func (l *link) upgrade(ctx context.Context, large bool) (body io.ReadWriteCloser
 	if large {
 		r.Header.Set(laneHeader, laneLarge)
 	}
+	l.node.offerSecrets(r.Header)
 	r.Header["Idempotency-Key"] = nil // see post
 	resp, err := l.node.transport.RoundTrip(r)
 	if err != nil {
@@ -77,7 +80,15 @@ func (l *link) upgrade(ctx context.Context, large bool) (body io.ReadWriteCloser
 		resp.Body.Close()
 		return nil, nil, fmt.Errorf("%w: it answers the upgrade %s: %s", errPlain, resp.Status, bytes.TrimSpace(text))
 	}
-	return body, conn, nil
+	if l.node.auth == nil {
+		return body, conn, nil
+	}
+	secured, err := l.node.secure(ctx, l.peer, resp.Header, &rawConn{Conn: conn, r: body, w: body, c: body})
+	if err != nil {
+		body.Close()
+		return nil, nil, err
+	}
+	return secured, secured, nil
 }
 
 // introduce says hello and waits for the peer's. Nothing else is on the stream yet.

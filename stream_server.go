@@ -41,6 +41,11 @@ func (n *Node) upgrade(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, errLeft.Error(), http.StatusServiceUnavailable)
 		return
 	}
+	secret, ok := n.chooseSecret(r)
+	if !ok {
+		http.Error(w, "this node has another secret", http.StatusForbidden)
+		return
+	}
 	conn, rest, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		http.Error(w, "the connection cannot be upgraded here: "+err.Error(), http.StatusNotImplemented)
@@ -48,7 +53,7 @@ func (n *Node) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	_ = conn.SetDeadline(time.Time{}) // the server's
 	_ = conn.SetWriteDeadline(time.Now().Add(bodyTimeout))
-	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+upgradeTo+"\r\n\r\n")
+	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+upgradeTo+"\r\n"+secretChosen(secret)+"\r\n")
 	if err != nil {
 		conn.Close()
 		return
@@ -62,6 +67,12 @@ func (n *Node) upgrade(w http.ResponseWriter, r *http.Request) {
 	if len(early) > 0 {
 		s.src = io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
 	}
+	if n.auth != nil {
+		if err := s.secure(secret); err != nil { // which is an id that this node does not know
+			conn.Close()
+			return
+		}
+	}
 	if !n.background(s.run) { // and the request's memory is freed
 		conn.Close()
 	}
@@ -70,14 +81,16 @@ func (n *Node) upgrade(w http.ResponseWriter, r *http.Request) {
 // A service is this node's end of a connection from one peer.
 type service struct {
 	writer
-	node  *Node
-	conn  net.Conn
-	peer  string // its address
-	hello *wire.Hello
-	large bool // for values that would hold up small ones
-	in    inbox
-	src   io.Reader       // of the inbox, below the deadlines
-	ended context.Context // with the stream, for what is done on a goroutine
+	node   *Node
+	conn   net.Conn
+	peer   string // its address
+	hello  *wire.Hello
+	tls    *securedConn // conn, with a secret
+	proven string       // the peer's URL by its certificate; "" without a secret
+	large  bool         // for values that would hold up small ones
+	in     inbox
+	src    io.Reader       // of the inbox, below the deadlines
+	ended  context.Context // with the stream, for what is done on a goroutine
 
 	// Of the reading goroutine.
 	get     getRequest
@@ -100,7 +113,10 @@ func (s *service) run() {
 	defer cancel()
 	s.ended = ctx
 	defer context.AfterFunc(s.node.life, s.sayGoodbye)()
-	err := s.introduce()
+	err := s.shake()
+	if err == nil {
+		err = s.introduce()
+	}
 	for err == nil {
 		err = s.serveNext()
 	}
@@ -124,6 +140,9 @@ func (s *service) introduce() error {
 	}
 	s.hello = req.GetHello()
 	status, text := s.node.check(s.hello)
+	if s.proven != "" && s.hello.GetUrl() != s.proven {
+		status, text = wire.Status_BAD_REQUEST, "the hello is another node's than the certificate"
+	}
 	s.send(&wire.Response{Hello: s.node.hello(), Status: status, Text: clip(text)})
 	s.flush()
 	if status != wire.Status_OK {
