@@ -37,7 +37,7 @@ type stream struct {
 	slots      []slot
 	free       int32 // the first unused slot, -1 if all are used
 	pending    int   // used slots
-	unanswered int   // bytes of requests
+	unanswered int   // bytes of requests, those that were given up too
 	retired    bool  // to be closed once nothing is pending
 	closed     bool
 
@@ -76,15 +76,17 @@ type reply struct {
 // newStream returns a stream on a connection that has been upgraded. To start it is the
 // caller's.
 func newStream(l *link, body io.ReadWriteCloser, conn net.Conn) *stream {
-	s := &stream{
+	return &stream{
 		writer: writer{w: body},
-		node:   l.node, link: l, body: body, conn: conn,
-		in:   inbox{r: body},
-		wake: make(chan struct{}, 1),
-		done: make(chan struct{}),
-		free: -1,
+		node:   l.node,
+		link:   l,
+		body:   body,
+		conn:   conn,
+		in:     inbox{r: body},
+		wake:   make(chan struct{}, 1),
+		done:   make(chan struct{}),
+		free:   -1,
 	}
-	return s
 }
 
 // start starts what the stream runs, unless the node has left.
@@ -209,7 +211,6 @@ func (s *stream) takeSlotLocked(patience time.Duration) *slot {
 
 // freeSlotLocked ends the use of a slot.
 func (s *stream) freeSlotLocked(sl *slot) {
-	s.unanswered -= sl.bytes
 	s.pending--
 	i := int32(sl.id & (1<<slotBits - 1))
 	sl.q, sl.reply, sl.busy = nil, nil, false
@@ -314,6 +315,8 @@ func (s *stream) dispatch(resp *response, size int, owned bool) error {
 	sl.left -= len(resp.answers)
 	last := sl.left <= 0 || r != nil || resp.status != wire.Status_OK
 	if last {
+		// Only here: what was given up may be on its way still.
+		s.unanswered -= sl.bytes
 		s.freeSlotLocked(sl)
 	} else {
 		sl.busy = true
@@ -325,6 +328,9 @@ func (s *stream) dispatch(resp *response, size int, owned bool) error {
 		return nil
 	}
 	var err error
+	if !last && len(resp.answers) == 0 {
+		err = errForged // or a peer could keep the request pending for ever
+	}
 	for _, a := range resp.answers {
 		if a.i >= len(q.flights) {
 			err = errForged

@@ -65,7 +65,9 @@ func (p *pendingGet) answer(key string, i int, a answer) {
 	if s.out.size+len(a.value) > maxQueued {
 		a = answer{status: wire.Status_BUSY, text: "the asker takes no answers"}
 	}
-	s.out.answer(p.id, i, a)
+	if s.broken == nil {
+		s.out.answer(p.id, i, a)
+	}
 	p.left--
 	if p.left == 0 {
 		delete(s.working, p.id)
