@@ -22,7 +22,7 @@ TRACES :=
 lint_dir := $(CURDIR)/.bin/golangci-lint-$(GOLANGCI_LINT)
 gen_dir  := $(CURDIR)/.bin/protoc-gen-go-$(PROTOC_GEN_GO)
 
-.PHONY: all test race lint fmt modules bench bench-store fuzz cover gen protoc clean help
+.PHONY: all test race lint fmt modules bench bench-store bench-peers fuzz cover gen protoc clean help
 
 all: lint test ## lint and test: the default
 
@@ -37,7 +37,8 @@ lint: $(lint_dir)/golangci-lint ## look for mistakes and for what .golangci.yml 
 	@for dir in $(MODULES); do echo "$$dir: lint"; (cd $$dir && $< run -c $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
 fmt: $(lint_dir)/golangci-lint ## format the sources the way lint wants them
-	$< fmt $(PKG) $(addsuffix /...,$(addprefix ./,$(MODULES)))
+	$< fmt *.go cachetest consistenthash examples internal lru
+	@for dir in $(MODULES); do (cd $$dir && $< fmt -c $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
 modules: ## vet and test the modules beside the root, under the race detector
 	@for dir in $(MODULES); do echo "$$dir:"; (cd $$dir && go mod tidy -diff && go vet ./... && go test -race -shuffle=on ./...) || exit 1; done
@@ -48,6 +49,9 @@ bench: ## run the benchmarks that match BENCH, COUNT times
 bench-store: ## compare the store with other libraries: hit ratios (TRACES=dir), speed, memory
 	cd bench && go run ./hitratio -synthetic $(if $(TRACES),-traces $(abspath $(TRACES)))
 	cd bench && go run ./store
+
+bench-peers: ## compare a fetch from a peer with Redis, memcached and others; apt-get install redis-server memcached
+	cd bench && go run ./peers
 
 fuzz: ## run every fuzz target for FUZZTIME
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*:func | |' | { n=0; while read -r dir name; do n=$$((n+1)); echo "$$dir $$name"; (cd "$$dir" && go test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) .) || exit 1; done; test $$n -gt 0; }

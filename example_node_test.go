@@ -48,10 +48,10 @@ func ExampleNewNode() {
 
 func ExampleNodeOptions() {
 	node, err := peercache.NewNode("http://10.0.0.5:8080", &peercache.NodeOptions{
-		Cluster:  "shop",
-		Insecure: true, // a firewall keeps strangers away from ports 8080 and 7946
-		Zone:     "eu-1a",
-		Weight:   2, // twice the keys of others
+		Cluster: "shop",
+		Secret:  []byte("6f1c0e5b9d2a4f7788c3b1a0d4e5f607"), // of openssl rand -hex 16, and in no source
+		Zone:    "eu-1a",
+		Weight:  2, // twice the keys of others
 	})
 	fmt.Println(node.Self(), err)
 	// Output: {http://10.0.0.5:8080 eu-1a 2} <nil>

@@ -43,8 +43,9 @@ func Example() {
 //nolint:errcheck // of ListenAndServe and Leave: shown short, serveUsers below checks both
 func Example_cluster() {
 	ctx, mux := context.Background(), http.NewServeMux()
+	secret := []byte(os.Getenv("PEERCACHE_SECRET")) // of openssl rand -hex 32
 	start := func() error {
-		node, err := peercache.NewNode("http://10.0.0.5:8080", &peercache.NodeOptions{Insecure: true})
+		node, err := peercache.NewNode("http://10.0.0.5:8080", &peercache.NodeOptions{Secret: secret})
 		if err != nil {
 			return err
 		}

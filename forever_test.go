@@ -35,7 +35,7 @@ func TestStaleForWithoutEndStillReplaces(t *testing.T) {
 func TestStaleForWithoutEndIsServedStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int32
-		cache := peercache.New("c", func(ctx context.Context, _ string) (string, time.Duration, error) {
+		cache := peercache.New("c", func(_ context.Context, _ string) (string, time.Duration, error) {
 			if calls.Add(1) > 1 {
 				return "", 0, context.DeadlineExceeded
 			}

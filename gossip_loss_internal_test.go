@@ -18,7 +18,7 @@ import (
 func lossy(n *Network, loss *atomic.Int32) *Network {
 	return &Network{
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			for wait := time.Second; lost(loss) || lost(loss); wait *= 2 {
+			for wait := time.Second; lost(loss) || lost(loss); wait *= 2 { //nolint:staticcheck // two packets, each with its own fate
 				select {
 				case <-time.After(wait):
 				case <-ctx.Done():
@@ -77,8 +77,10 @@ func TestLostPacketsKeepNobodyOutForLong(t *testing.T) {
 					}
 					all = append(all, g)
 					life, end := context.WithCancel(t.Context())
-					s := &seeker{node: &Node{life: life, logger: slog.New(slog.DiscardHandler)}, gossip: g,
-						seeds: []seed{{"10.0.0.0", "7946"}}, alone: make(chan struct{}, 1)}
+					s := &seeker{
+						node: &Node{life: life, logger: slog.New(slog.DiscardHandler)}, gossip: g,
+						seeds: []seed{{"10.0.0.0", "7946"}}, alone: make(chan struct{}, 1),
+					}
 					ended := make(chan struct{})
 					go func() {
 						defer close(ended)

@@ -116,7 +116,7 @@ func (q *inquiry) answer(a keyAnswer) {
 	}
 	e, f := q.engine, q.flights[a.i]
 	switch {
-	case a.status == statusLarge && !q.large:
+	case a.status == wire.Status_LARGE && !q.large:
 		q.askLarge(a.i)
 	case a.status == wire.Status_OK && e.decode != nil:
 		q.decode(a)

@@ -89,7 +89,7 @@ func TestLeaveRightAfterTheFirstContactTellsOthers(t *testing.T) {
 		}
 		go func() { // a has heard of this node, and dials it back
 			start := time.Now()
-			if err := n.Leave(context.Background()); err != nil {
+			if err := n.Leave(t.Context()); err != nil {
 				t.Errorf("Leave: %v", err)
 			}
 			took <- time.Since(start)

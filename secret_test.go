@@ -250,7 +250,7 @@ func TestWhoHasAnotherSecretGetsNothing(t *testing.T) {
 			}
 		})
 	}
-	post := func(body io.Reader, header http.Header) *http.Response {
+	post := func(body io.Reader, header http.Header) (status int) {
 		t.Helper()
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, owner.Self().URL+"/_peercache/v1", body)
 		if err != nil {
@@ -261,18 +261,18 @@ func TestWhoHasAnotherSecretGetsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { resp.Body.Close() })
-		return resp
+		resp.Body.Close()
+		return resp.StatusCode
 	}
 	plain := http.Header{"Content-Type": {"application/x-peercache"}}
-	if resp := post(strings.NewReader("\x00"), plain); resp.StatusCode != http.StatusUpgradeRequired {
-		t.Errorf("plain POST to a node with a secret: %s, want 426", resp.Status)
+	if status := post(strings.NewReader("\x00"), plain); status != http.StatusUpgradeRequired {
+		t.Errorf("plain POST to a node with a secret: %d, want 426", status)
 	}
 	upgrade := plain.Clone()
 	upgrade.Set("Connection", "Upgrade")
 	upgrade.Set("Upgrade", "peercache/1")
-	if resp := post(http.NoBody, upgrade); resp.StatusCode != http.StatusForbidden {
-		t.Errorf("upgrade without a secret: %s, want 403", resp.Status)
+	if status := post(http.NoBody, upgrade); status != http.StatusForbidden {
+		t.Errorf("upgrade without a secret: %d, want 403", status)
 	}
 }
 

@@ -2,6 +2,7 @@ package peercache
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -132,7 +133,7 @@ func (in *inbox) fill() error {
 	if n > 0 {
 		return nil
 	}
-	if err == io.EOF && in.partial() {
+	if errors.Is(err, io.EOF) && in.partial() {
 		err = io.ErrUnexpectedEOF
 	}
 	return err
@@ -165,7 +166,7 @@ func (in *inbox) large(size int) ([]byte, error) {
 		n, err := in.read(frame[len(frame):cap(frame)])
 		frame = frame[:len(frame)+n]
 		if n == 0 && err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
 			return nil, err

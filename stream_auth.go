@@ -78,7 +78,7 @@ func (n *Node) barred(peer string, err error) error {
 			n.logger.Warn("peercache: a peer is not let in, nor asked: set the same NodeOptions.Secret everywhere", "peer", peer, "err", err)
 		}
 	case errors.Is(err, errPlain):
-		err = fmt.Errorf("peercache: no upgraded connection, which a node with a Secret needs: %s", err)
+		err = fmt.Errorf("peercache: no upgraded connection, which a node with a Secret needs: %v", err) //nolint:errorlint // plain HTTP is what it must not mean
 		if n.barrierMet.now() {
 			n.logger.Warn("peercache: a peer cannot be asked: it has another secret, or a proxy before it refuses to upgrade connections", "peer", peer, "err", err)
 		}
@@ -144,7 +144,7 @@ func (s *service) secure(id string) error {
 	}
 	raw := &rawConn{Conn: s.conn, r: s.src, w: s.conn, c: s.conn}
 	s.tls = &securedConn{tls.Server(raw, config), raw}
-	s.conn, s.writer.w, s.src = s.tls, s.tls, s.tls
+	s.conn, s.w, s.src = s.tls, s.tls, s.tls
 	return nil
 }
 

@@ -15,10 +15,6 @@ import (
 // a Get, and a response with one answer. Everything else goes through the generated
 // code, which reads and writes these too (TestHandWrittenMessagesAreThoseOfTheSchema).
 
-// statusLarge is the answer to a key whose value does not belong on a stream for small
-// ones: it is in the memory of who answers, to be asked for on the other stream.
-const statusLarge = wire.Status(16)
-
 // The tags that are written and read here: field number and type.
 const (
 	varint   = protowire.VarintType

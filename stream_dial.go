@@ -85,7 +85,7 @@ func (l *link) upgrade(ctx context.Context, large bool) (body io.ReadWriteCloser
 	}
 	secured, err := l.node.secure(ctx, l.peer, resp.Header, &rawConn{Conn: conn, r: body, w: body, c: body})
 	if err != nil {
-		body.Close()
+		_ = body.Close()
 		return nil, nil, err
 	}
 	return secured, secured, nil

@@ -58,7 +58,7 @@ func (p *pendingGet) answer(key string, i int, a answer) {
 	s := p.service
 	if len(a.value) > largeValue && !s.large {
 		if _, kept := p.engine.store.fresh(key); kept { // else the value would have to be loaded again
-			a = answer{status: statusLarge}
+			a = answer{status: wire.Status_LARGE}
 		}
 	}
 	s.mu.Lock()

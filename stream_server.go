@@ -55,12 +55,12 @@ func (n *Node) upgrade(w http.ResponseWriter, r *http.Request) {
 	_ = conn.SetWriteDeadline(time.Now().Add(bodyTimeout))
 	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+upgradeTo+"\r\n"+secretChosen(secret)+"\r\n")
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		return
 	}
-	early, _ := rest.Reader.Peek(rest.Reader.Buffered())
+	early, _ := rest.Peek(rest.Reader.Buffered())
 	s := &service{node: n, conn: conn, large: r.Header.Get(laneHeader) == laneLarge, peer: r.RemoteAddr}
-	s.writer.w = conn
+	s.w = conn
 	s.readSet = now()
 	s.writeSet = s.readSet
 	s.in.r, s.src = s, conn
@@ -69,12 +69,12 @@ func (n *Node) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	if n.auth != nil {
 		if err := s.secure(secret); err != nil { // which is an id that this node does not know
-			conn.Close()
+			_ = conn.Close()
 			return
 		}
 	}
 	if !n.background(s.run) { // and the request's memory is freed
-		conn.Close()
+		_ = conn.Close()
 	}
 }
 
@@ -235,7 +235,7 @@ func (s *service) serveGet(id uint64, e *engine, keys [][]byte) {
 			continue
 		}
 		if len(a.value) > largeValue && !s.large {
-			a = answer{status: statusLarge}
+			a = answer{status: wire.Status_LARGE}
 		}
 		s.mu.Lock()
 		s.out.answer(id, i, a)
@@ -346,7 +346,7 @@ func (s *service) writeAllLocked() {
 	if s.broken != nil {
 		s.out.reset()
 		s.makeRoomLocked()
-		s.conn.Close() // which ends the reading goroutine
+		_ = s.conn.Close() // which ends the reading goroutine
 	}
 }
 
@@ -366,7 +366,7 @@ func (s *service) sayGoodbye() {
 	s.writing = true
 	s.writeAllLocked()
 	s.mu.Unlock()
-	s.conn.Close()
+	_ = s.conn.Close()
 }
 
 // goodbyeTimeout is how long a node that leaves lets a peer take what is queued for it:
@@ -382,5 +382,5 @@ func (s *service) close() {
 	}
 	s.makeRoomLocked()
 	s.mu.Unlock()
-	s.conn.Close()
+	_ = s.conn.Close()
 }

@@ -28,8 +28,9 @@ import (
 
 // newStreamNode starts a node on a server of its own, behind what wrap puts before its
 // handler, with a cache that keeps no copies.
-func newStreamNode(t *testing.T, load peercache.Loader[string], opts peercache.NodeOptions, wrap func(http.Handler) http.Handler, change func(*httptest.Server)) *realNode {
+func newStreamNode(t *testing.T, load peercache.Loader[string], wrap func(http.Handler) http.Handler, change func(*httptest.Server)) *realNode {
 	t.Helper()
+	opts := peercache.NodeOptions{Logger: discardLogger()}
 	mux := http.NewServeMux()
 	server := httptest.NewUnstartedServer(wrap(mux))
 	scheme := "http://"
@@ -42,9 +43,6 @@ func newStreamNode(t *testing.T, load peercache.Loader[string], opts peercache.N
 		server.StartTLS()
 		scheme = "https://"
 		opts.Transport = server.Client().Transport // the certificates of all test servers are one
-	}
-	if opts.Logger == nil {
-		opts.Logger = discardLogger()
 	}
 	node, err := peercache.NewNode(scheme+server.Listener.Addr().String(), &opts)
 	if err != nil {
@@ -92,8 +90,8 @@ func TestTimeoutsOfTheServerDoNotCutAStream(t *testing.T) {
 		<-time.After(3 * timeout)
 		return "value of " + key, time.Hour, nil
 	}
-	asker := newStreamNode(t, load, peercache.NodeOptions{}, asItIs, nil)
-	owner := newStreamNode(t, load, peercache.NodeOptions{}, asItIs, func(s *httptest.Server) {
+	asker := newStreamNode(t, load, asItIs, nil)
+	owner := newStreamNode(t, load, asItIs, func(s *httptest.Server) {
 		s.Config.ReadTimeout, s.Config.WriteTimeout, s.Config.IdleTimeout = timeout, timeout, timeout
 		s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 			if state == http.StateNew {
@@ -115,7 +113,7 @@ func TestTimeoutsOfTheServerDoNotCutAStream(t *testing.T) {
 func TestStreamsWorkOverTLS(t *testing.T) {
 	var nodes []*realNode
 	for range 2 {
-		nodes = append(nodes, newStreamNode(t, valueOf, peercache.NodeOptions{}, asItIs, func(s *httptest.Server) { s.TLS = &tls.Config{MinVersion: tls.VersionTLS12} }))
+		nodes = append(nodes, newStreamNode(t, valueOf, asItIs, func(s *httptest.Server) { s.TLS = &tls.Config{MinVersion: tls.VersionTLS12} }))
 	}
 	meetEachOther(t, nodes...)
 	large := strings.Repeat("v", 3<<20)
@@ -153,7 +151,7 @@ func TestHalfOfTheNodesBehindAProxyWithoutUpgradesAreStillOneCluster(t *testing.
 		if i%2 == 0 {
 			wrap = proxy
 		}
-		nodes = append(nodes, newStreamNode(t, o.load, peercache.NodeOptions{}, wrap, nil))
+		nodes = append(nodes, newStreamNode(t, o.load, wrap, nil))
 	}
 	meetEachOther(t, nodes...)
 	for i := range 200 {
@@ -193,7 +191,7 @@ func upgradeRaw(t *testing.T, conn net.Conn, host string) *rawStream {
 		t.Fatal(err)
 	}
 	br := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(br, nil)
+	resp, err := http.ReadResponse(br, nil) //nolint:bodyclose // of a 101 there is none
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,7 +345,7 @@ func TestRubbishIsDisconnectedCountedAndLoggedOnceAMinute(t *testing.T) {
 
 // streamPeer is a peer that upgrades, introduces itself, and then does what talk does.
 func streamPeer(talk func(r *rawStream)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			return

@@ -42,7 +42,7 @@ var alternatives = []alternative{
 	{name: echoTLS, sealed: true, serve: serveEchoTLS, dial: dialEchoTLS},
 	{name: ours, serve: serveStream, dial: dialStream},
 	{name: oursHTTP, serve: servePlain, dial: dialStream},
-	{name: oursTLS, sealed: true, serve: serveSealed, dial: dialSealed, missing: secretMissing},
+	{name: oursTLS, sealed: true, serve: serveSealed, dial: dialSealed},
 	{name: rueidisName, serve: serveRedis, dial: dialRueidis, missing: redisMissing},
 	{name: goRedis, serve: serveRedis, dial: dialGoRedis, missing: redisMissing},
 	{name: memcached, serve: serveMemcached, dial: dialMemcached, missing: memcachedMissing},

@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
-	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -44,11 +42,11 @@ func loadOnce(j job) func(key string) (string, error) {
 
 // A carrier is how requests travel from node to node.
 type carrier struct {
-	options func(*peercache.NodeOptions) error
+	options func(*peercache.NodeOptions)
 	around  func(http.Handler) http.Handler // what stands before the handler of the server
 }
 
-func plainly(*peercache.NodeOptions) error { return nil }
+func plainly(*peercache.NodeOptions)       {}
 func directly(h http.Handler) http.Handler { return h }
 
 func serveStream(ctx context.Context, j job) (*server, error) {
@@ -82,17 +80,8 @@ func refuseUpgrades(h http.Handler) http.Handler {
 	})
 }
 
-func secretMissing() error { return withSecret(new(peercache.NodeOptions)) }
-
 // withSecret gives a node the secret of the cluster.
-func withSecret(o *peercache.NodeOptions) error {
-	field := reflect.ValueOf(o).Elem().FieldByName("Secret")
-	if !field.IsValid() {
-		return errors.New("this version of peercache has no secrets")
-	}
-	field.SetBytes([]byte("known to everybody who reads this"))
-	return nil
-}
+func withSecret(o *peercache.NodeOptions) { o.Secret = []byte("known to everybody who reads this") }
 
 // start starts a node that has not joined, with a handler at loopback.
 func (c carrier) start(ctx context.Context) (*peercache.Node, error) {
@@ -101,9 +90,7 @@ func (c carrier) start(ctx context.Context) (*peercache.Node, error) {
 		return nil, err
 	}
 	opts := &peercache.NodeOptions{Gossip: "127.0.0.1:0", Logger: slog.New(slog.DiscardHandler)}
-	if err := c.options(opts); err != nil {
-		return nil, err
-	}
+	c.options(opts)
 	node, err := peercache.NewNode("http://"+l.Addr().String(), opts)
 	if err != nil {
 		return nil, err

@@ -51,6 +51,7 @@ const (
 	Status_DRAINING      Status = 13 // this node has left
 	Status_CLOSED        Status = 14 // the cache was closed while it worked on the key
 	Status_UNMET         Status = 15 // the asker does not answer at its URL
+	Status_LARGE         Status = 16 // the value is to be asked for on a stream for large ones
 )
 
 // Enum value maps for Status.
@@ -72,6 +73,7 @@ var (
 		13: "DRAINING",
 		14: "CLOSED",
 		15: "UNMET",
+		16: "LARGE",
 	}
 	Status_value = map[string]int32{
 		"OK":            0,
@@ -90,6 +92,7 @@ var (
 		"DRAINING":      13,
 		"CLOSED":        14,
 		"UNMET":         15,
+		"LARGE":         16,
 	}
 )
 
@@ -1743,7 +1746,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
 	"\x04boot\x18\x02 \x01(\x06R\x04boot\x12.\n" +
 	"\x05state\x18\x03 \x01(\x0e2\x18.peercache.wire.v1.StateR\x05state\"\x06\n" +
-	"\x04Meet*\xf0\x01\n" +
+	"\x04Meet*\xfb\x01\n" +
 	"\x06Status\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\f\n" +
@@ -1764,7 +1767,8 @@ const file_wire_proto_rawDesc = "" +
 	"\bDRAINING\x10\r\x12\n" +
 	"\n" +
 	"\x06CLOSED\x10\x0e\x12\t\n" +
-	"\x05UNMET\x10\x0f*:\n" +
+	"\x05UNMET\x10\x0f\x12\t\n" +
+	"\x05LARGE\x10\x10*:\n" +
 	"\x05State\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aJOINING\x10\x01\x12\n" +
