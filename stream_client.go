@@ -29,6 +29,7 @@ type stream struct {
 	body io.ReadWriteCloser // of the answer that upgraded
 	conn net.Conn           // below it, if that is known
 	in   inbox
+	told bool          // of rubbish; the reading goroutine's
 	wake chan struct{} // has the writing goroutine write; with room for one
 	done chan struct{} // closed when the stream is
 
@@ -278,10 +279,16 @@ func (s *stream) transact(ctx context.Context, req *wire.Request) (*response, er
 func (s *stream) read() {
 	err := s.readAll()
 	s.fail(err)
-	if errors.Is(err, errMalformed) || errors.Is(err, errForged) {
+	s.tell(err)
+	s.endAll(err)
+}
+
+// tell counts what the stream is closed for, once, and before anybody who waits is told.
+func (s *stream) tell(err error) {
+	if !s.told && (errors.Is(err, errMalformed) || errors.Is(err, errForged)) {
+		s.told = true
 		s.node.metRubbish(s.link.peer, err)
 	}
-	s.endAll(err)
 }
 
 func (s *stream) readAll() error {
@@ -343,6 +350,7 @@ func (s *stream) dispatch(resp *response, size int, owned bool) error {
 		}
 		q.answer(a)
 	}
+	s.tell(err)
 	if !last {
 		s.mu.Lock()
 		if sl := s.slotLocked(resp.id); sl != nil {
