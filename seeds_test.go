@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,21 +14,34 @@ import (
 // Name servers that do not answer, such as those of a zone that was given up. These tests
 // must not run in parallel: the resolver is the process's.
 
+// nameServer is asked in place of the system's name servers while it is not nil. The
+// resolver itself is replaced once, before any test: goroutines that tests leave behind
+// for a while go on reading it.
+var nameServer atomic.Pointer[func(context.Context) (net.Conn, error)]
+
+func init() {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if ask := nameServer.Load(); ask != nil {
+			return (*ask)(ctx)
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
+}
+
 // silentNames makes every look-up of a name end with its context, and returns where each
 // is told.
 func silentNames(t *testing.T) <-chan struct{} {
 	t.Helper()
-	resolver := net.DefaultResolver
-	t.Cleanup(func() { net.DefaultResolver = resolver })
 	asked := make(chan struct{}, 1)
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	t.Cleanup(func() { nameServer.Store(nil) })
+	nameServer.Store(new(func(ctx context.Context) (net.Conn, error) {
 		select {
 		case asked <- struct{}{}:
 		default:
 		}
 		<-ctx.Done()
 		return nil, ctx.Err()
-	}}
+	}))
 	return asked
 }
 
