@@ -1,6 +1,7 @@
 package peercache
 
 import (
+	"strings"
 	"time"
 
 	"github.com/peercache/peercache/internal/wire"
@@ -13,7 +14,8 @@ import (
 // answer answers a peer that asks for a key, or returns the load whose outcome
 // will be the answer; if that is a new one it is added to begun. A value past its
 // life is answered with no life: to be used and not kept. A nil begun means that
-// this node is busy: it answers from memory and starts nothing.
+// this node is busy: it answers from memory and starts nothing. key may be part of what
+// was read and is overwritten next; a load keeps a copy.
 func (e *engine) answer(key string, b *begun) (answer, *flight) {
 	if err := checkKey(key); err != nil {
 		return answer{status: wire.Status_BAD_REQUEST, text: err.Error()}, nil
@@ -23,7 +25,7 @@ func (e *engine) answer(key string, b *begun) (answer, *flight) {
 	if stale && b != nil && e.store.due(it) {
 		// A load and not a fetch: two nodes that take each other for the owner would
 		// answer each other's fetches with what is stale at both.
-		_, _, _ = e.joinLoad(key, 0, !r.left, b)
+		_, _, _ = e.joinLoad(strings.Clone(key), 0, !r.left, b)
 	}
 	if ok {
 		return answerOf(outcome{item: it}), nil
@@ -35,7 +37,7 @@ func (e *engine) answer(key string, b *begun) (answer, *flight) {
 		return answer{status: wire.Status_BUSY, text: "too many requests wait for loads"}, nil
 	}
 	// Of no version: it may act by an older table only, and the next hit looks.
-	it, f, err := e.joinLoad(key, 0, !r.left, b)
+	it, f, err := e.joinLoad(strings.Clone(key), 0, !r.left, b)
 	if f == nil {
 		return answerOf(outcome{item: it, err: err}), nil
 	}

@@ -224,8 +224,7 @@ func (s *service) serveGet(id uint64, e *engine, keys [][]byte) {
 	}
 	var p *pendingGet
 	for i, k := range keys {
-		key := string(k) // which a load keeps
-		a, load := e.answer(key, begunLoads)
+		a, load := e.answer(wire.String(k), begunLoads)
 		if load != nil {
 			if p == nil {
 				p = &pendingGet{service: s, engine: e, id: id}
