@@ -83,7 +83,7 @@ func (g goal) measured(r results) (ratio float64, ok bool) {
 	for round, s := range mine {
 		values[round] = f(s) / best[round]
 	}
-	return median(values, func(x float64) float64 { return x }), true
+	return table.Median(values, func(x float64) float64 { return x }), true
 }
 
 func (g goal) cells(measured float64) []string {

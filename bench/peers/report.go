@@ -61,10 +61,10 @@ func (s series) cells(reference []sample) []string {
 	}
 	return []string{
 		name,
-		fmt.Sprintf("%.0f", median(s.samples, sample.rate)),
+		fmt.Sprintf("%.0f", table.Median(s.samples, sample.rate)),
 		ratio,
-		fmt.Sprintf("%.0f", median(s.samples, sample.p50)),
-		fmt.Sprintf("%.0f", median(s.samples, sample.p99)),
+		fmt.Sprintf("%.0f", table.Median(s.samples, sample.p50)),
+		fmt.Sprintf("%.0f", table.Median(s.samples, sample.p99)),
 		perMillion,
 	}
 }
@@ -80,19 +80,5 @@ func ratios(mine, other []sample, f func(sample) float64) float64 {
 	for i := range values {
 		values[i] = f(mine[i]) / f(other[i])
 	}
-	return median(values, func(x float64) float64 { return x })
-}
-
-// median returns the median of what a function makes of the elements of xs.
-func median[T any](xs []T, f func(T) float64) float64 {
-	values := make([]float64, len(xs))
-	for i, x := range xs {
-		values[i] = f(x)
-	}
-	slices.Sort(values)
-	middle := len(values) / 2
-	if len(values)%2 == 0 {
-		return (values[middle-1] + values[middle]) / 2
-	}
-	return values[middle]
+	return table.Median(values, func(x float64) float64 { return x })
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/peercache/peercache/bench/internal/table"
 )
 
 // sampleOf is a burst of a second with so many Gets, each taking that long.
@@ -121,8 +122,8 @@ func TestGoalsThatWereMeasuredArePrinted(t *testing.T) {
 
 func TestMedian(t *testing.T) {
 	for want, xs := range map[float64][]float64{2: {3, 1, 2}, 2.5: {4, 1, 3, 2}, 7: {7}} {
-		if got := median(xs, func(x float64) float64 { return x }); got != want {
-			t.Errorf("median(%v) = %v, want %v", xs, got, want)
+		if got := table.Median(xs, func(x float64) float64 { return x }); got != want {
+			t.Errorf("table.Median(%v) = %v, want %v", xs, got, want)
 		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/peercache/peercache/bench/internal/table"
 )
 
 // TestMain makes the test binary a child where the program under test starts one.
@@ -165,8 +167,8 @@ func TestCellIsTheMedianAndTheMedianOfRatios(t *testing.T) {
 
 func TestMedian(t *testing.T) {
 	for want, xs := range map[float64][]float64{2: {3, 1, 2}, 2.5: {4, 1, 3, 2}, 7: {7}} {
-		if got := median(xs, func(x float64) float64 { return x }); got != want {
-			t.Errorf("median(%v) = %v, want %v", xs, got, want)
+		if got := table.Median(xs, func(x float64) float64 { return x }); got != want {
+			t.Errorf("table.Median(%v) = %v, want %v", xs, got, want)
 		}
 	}
 }

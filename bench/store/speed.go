@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -193,18 +192,4 @@ func (s *script) do(store stores.Store, at, n int) (misses int) {
 		}
 	}
 	return misses
-}
-
-// median returns the median of what a function makes of the elements of xs.
-func median[T any](xs []T, f func(T) float64) float64 {
-	values := make([]float64, len(xs))
-	for i, x := range xs {
-		values[i] = f(x)
-	}
-	slices.Sort(values)
-	middle := len(values) / 2
-	if len(values)%2 == 0 {
-		return (values[middle-1] + values[middle]) / 2
-	}
-	return values[middle]
 }

@@ -114,9 +114,9 @@ func (p *plan) speeds(ctx context.Context, libs []stores.Library, columns []colu
 		for i := range libs {
 			all := samples[0][i]
 			rows[i] = append(rows[i],
-				fmt.Sprintf("%.2f", median(all, func(s sample) float64 { return s.Allocs })),
-				fmt.Sprintf("%.0f", median(all, func(s sample) float64 { return s.Bytes })))
-			misses := 100 * median(all, func(s sample) float64 { return s.Misses }) / (1 - float64(c.job.WritePercent)/100)
+				fmt.Sprintf("%.2f", table.Median(all, func(s sample) float64 { return s.Allocs })),
+				fmt.Sprintf("%.0f", table.Median(all, func(s sample) float64 { return s.Bytes })))
+			misses := 100 * table.Median(all, func(s sample) float64 { return s.Misses }) / (1 - float64(c.job.WritePercent)/100)
 			switch {
 			case c.job.Evicting:
 				rows[i] = append(rows[i], fmt.Sprintf("%.1f", misses))
@@ -139,8 +139,8 @@ func cell(samples, base []sample) string {
 	for i := range ratios {
 		ratios[i] = samples[i].Nanos / base[i].Nanos
 	}
-	nanos := median(samples, func(s sample) float64 { return s.Nanos })
-	return fmt.Sprintf("%.0f (%.2f)", nanos, median(ratios, func(x float64) float64 { return x }))
+	nanos := table.Median(samples, func(s sample) float64 { return s.Nanos })
+	return fmt.Sprintf("%.0f (%.2f)", nanos, table.Median(ratios, func(x float64) float64 { return x }))
 }
 
 // turns has all libraries do a job, in turns, and returns the samples by number of
