@@ -250,6 +250,9 @@ func newCache[V any](name string, opts *Options, batch bool, load func(*Cache[V]
 	if o.Node != nil && !o.Node.register(c.engine) {
 		panic(fmt.Sprintf("peercache: the node has a cache named %q already", name))
 	}
+	if o.Node != nil {
+		o.Node.coherent.welcome(c.engine)
+	}
 	return c
 }
 
@@ -317,12 +320,11 @@ func (c *Cache[V]) Peek(key string) (V, bool) {
 // what they hold. ttl is as a loader's: 0 means MaxTTL, and a negative one
 // removes the key. The value replaces what a load that began before would bring.
 //
-// When Set returns nil every node has confirmed. A [*PartialError] names those
-// that did not: each is told once, and no answer is waited for longer than 2 seconds
-// in all. Where the owner is silent, or the nodes are just
-// changing their minds about who it is, the key is dropped everywhere instead. ctx
-// bounds only the wait: the change takes effect here and is sent even if ctx has
-// ended.
+// When Set returns nil no process of the cluster serves what was there before: a Get
+// that starts afterwards, anywhere, returns v, or what a later load or Set brought. If the
+// key's owner does not take the value, being silent, or not the owner by its own view, the
+// next one in line is tried, and then Set acts as a Remove. All else is as for
+// [Cache.Remove].
 //
 // Prefer Remove where several writers change the same thing: the value of a
 // writer that was overtaken may arrive last.
@@ -340,14 +342,30 @@ func (c *Cache[V]) Set(ctx context.Context, key string, v V, ttl time.Duration) 
 	return c.engine.set(ctx, key, it, ttl)
 }
 
-// Remove drops keys on all nodes, the owners first, and with them whatever a
-// load that is under way would bring. Keys that nobody holds are no error.
+// Remove drops keys in all processes of the cluster, and with them whatever a load that
+// is under way would bring. Keys that nobody holds are no error.
 //
-// When Remove returns nil every node has confirmed. A [*PartialError] names
-// those that did not, as with Set, and ctx bounds only the wait.
+// When Remove returns nil, every process of the cluster, as this one and those that it
+// tells know it, has confirmed: a Get that starts there afterwards returns a value whose
+// load began after Remove did. So change the origin first, and then call Remove.
+//
+// A [*PartialError] names the processes that have not confirmed within 2 seconds. In this
+// process the promise holds all the same: it reads the keys from nobody who has not
+// confirmed. Such a process may go on serving what it has, a copy for HotTTL at most, an
+// entry that it owns to the end of its life. It is told again and again, for ten minutes,
+// until it confirms or leaves, so that there is nothing to do about the error but to wait
+// where that matters. A process that was cut off, for however long, learns within seconds
+// of its return what it has missed.
+//
+// ctx bounds only the wait: the keys are dropped here, and the others are told, even if
+// it has ended. One call for many keys is cheaper than many calls.
 func (c *Cache[V]) Remove(ctx context.Context, keys ...string) error {
 	return c.engine.remove(ctx, keys)
 }
+
+// Clear drops everything in all processes of the cluster, with the promises of
+// [Cache.Remove] for every key. It takes no longer for a full cache than for an empty one.
+func (c *Cache[V]) Clear(ctx context.Context) error { return c.engine.clear(ctx) }
 
 // Resize changes [Options].MaxBytes while the cache is in use: 0 means the default,
 // and a negative number keeps nothing. When it returns, what this process holds is

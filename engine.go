@@ -26,19 +26,36 @@ type network interface {
 	// view returns the current view of the cluster.
 	view() *ring
 
-	// members returns the URLs of all other processes, whatever their state.
-	members() []string
+	// audience returns who has to be told of invalidations.
+	audience() audience
+
+	// departed reports whether a process that was in the audience has left, and is not
+	// only dead or cut off.
+	departed(peer string) bool
+
+	// alive reports whether the process that drew this number when it started is known
+	// and believed alive.
+	alive(boot uint64) bool
 
 	// ask sends an inquiry, of at most wire.MaxKeys keys, and does not wait. The
 	// inquiry hears what the peer answers and, in any case, an end: when the peer has
 	// finished, has refused, is found dead or silent, or takes longer than it may.
 	ask(peer string, q *inquiry)
 
-	// set gives a peer a value to keep, as the owner of the key.
-	set(ctx context.Context, peer, cache, key string, a answer) error
+	// call sends a peer a request that is no inquiry, and returns its answer. An answer
+	// that refuses is an error. ctx bounds it; breakers have no part in it.
+	call(ctx context.Context, peer string, req *wire.Request) (*wire.Response, error)
 
-	// remove has a peer drop keys, at most wire.MaxKeys.
-	remove(ctx context.Context, peer, cache string, keys []string) error
+	// coherence returns what keeps the process's caches coherent with those of others.
+	coherence() *coherence
+
+	// dropAll empties all caches of the process, and forgetIDs has them forget the
+	// invalidations from before a time.
+	dropAll()
+	forgetIDs(before int64)
+
+	// lifetime ends when the node has left.
+	lifetime() context.Context
 
 	// background runs f on a goroutine that Leave waits for, unless the node has
 	// left; it reports whether it does.
@@ -74,12 +91,10 @@ type engine struct {
 func newEngine(name string, opts Options, batch bool) *engine {
 	e := &engine{name: name, seed: consistenthash.Seed(name), opts: opts, batch: batch}
 	e.gate = gate{max: opts.MaxLoads, batch: batch, start: func(c *call) { go e.call(c) }, overload: e.overload}
-	var view func() *ring
 	if opts.Node != nil {
 		e.node = opts.Node
-		view = e.node.view
 	}
-	e.store = newStore(e.seed, opts, view)
+	e.store = newStore(e.seed, opts, e.node)
 	return e
 }
 
@@ -111,6 +126,9 @@ func (e *engine) owner(key string) string {
 func (e *engine) get(ctx context.Context, key string, rec record, expires int64, seen sighting) (item, error) {
 	var begun begun
 	it, ok := e.hit(key, rec, expires, seen, &begun)
+	if !ok && e.fenced(ctx) {
+		it, ok = e.store.fresh(key)
+	}
 	if ok {
 		e.run(ctx, begun)
 		return it, absence(it)
@@ -149,6 +167,12 @@ func (e *engine) hit(key string, rec record, expires int64, seen sighting, b *be
 	return it, ok
 }
 
+// fenced reports whether the memory was behind the fence, and is not any more: it waits
+// for that, if there is one.
+func (e *engine) fenced(ctx context.Context) bool {
+	return e.node != nil && e.store.fence.isUp() && e.store.fence.wait(ctx)
+}
+
 // absence is ErrNotFound for an item that remembers that there is no value.
 func absence(it item) error {
 	if it.absent {
@@ -164,6 +188,7 @@ func (e *engine) getMany(ctx context.Context, keys []string) map[string]outcome 
 	outs := make(map[string]outcome, len(keys))
 	flights := make(map[string]*flight)
 	var begun begun
+	e.fenced(ctx)
 	for _, key := range keys {
 		if _, seen := outs[key]; seen {
 			continue

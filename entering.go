@@ -96,6 +96,13 @@ func (e *entrance) run() {
 				close(e.refused)
 			}
 		}
+		switch {
+		case active:
+		case v == met: // what it missed it asks for before it answers anybody
+			_ = e.node.coherent.catch.sync(peer)
+		case !known:
+			e.node.coherent.ledger.found()
+		}
 		if !active && (v == met || !known || !time.Now().Before(patience)) {
 			if active = e.node.activate(e.gossip); !active {
 				return
@@ -228,7 +235,7 @@ func (n *Node) greet(ctx context.Context, peer string, as state) (greeting, erro
 	if err != nil {
 		return greeting{}, err
 	}
-	return greeting{resp.GetHello().GetBoot(), answer.status, answer.text}, nil
+	return greeting{resp.GetHello().GetBoot(), answer.GetStatus(), answer.GetText()}, nil
 }
 
 // welcome answers a Meet, and calls alive now and then until it does. A newcomer is dialled back, if gossip tells of it: else a

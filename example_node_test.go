@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/peercache/peercache"
@@ -209,9 +210,10 @@ func ExampleNodeStats() {
 func ExampleNetwork() {
 	var dialer net.Dialer
 	var listen net.ListenConfig
+	var first sync.Once
 	network := &peercache.Network{
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			fmt.Println(network, addr)
+			first.Do(func() { fmt.Println(network, addr) })
 			return dialer.DialContext(ctx, network, addr)
 		},
 		Listen: func(network, addr string) (net.Listener, error) {
@@ -223,6 +225,7 @@ func ExampleNetwork() {
 	}
 	node, _ := peercache.NewNode("http://127.0.0.1:8080", &peercache.NodeOptions{Network: network})
 	_ = node.SetPeers(node.Self(), peercache.Peer{URL: "http://127.0.0.1:9"}) // nobody is there
+	defer node.Leave(context.Background())
 	users := peercache.New("users", peercache.TTL(time.Minute, db.User), &peercache.Options{Node: node})
 	_, err := users.Get(context.Background(), keyOwnedBy(users, "http://127.0.0.1:9"))
 	fmt.Println(err) // it was loaded here

@@ -32,6 +32,7 @@ type roster struct {
 		joins uint64
 		peers map[string]peerRecord // by gossip name, without self
 		lost  lostMembers
+		left  map[string]int64 // who said so, by URL: when
 		// met tells who answered at a URL that several processes have, by boot.
 		met    map[string]uint64
 		frozen bool // nothing changes any more
@@ -216,6 +217,7 @@ func (r *roster) put(name, addr string, meta []byte, joined bool) error {
 		p.member, p.addr, p.err = m, addr, err
 		r.mu.peers[name] = p
 		r.mu.lost.found(m.url, addr)
+		delete(r.mu.left, m.url)
 	}
 	r.mu.Unlock()
 	if frozen {
@@ -239,7 +241,11 @@ func (r *roster) drop(name string) {
 		if r.mu.met[p.url] == p.boot {
 			delete(r.mu.met, p.url)
 		}
-		if p.err == nil && p.state != stateLeaving && !r.replacedLocked(p) {
+		switch {
+		case p.err != nil || r.replacedLocked(p):
+		case p.state == stateLeaving:
+			r.leftLocked(p.url, now())
+		default:
 			r.mu.lost.add(p.url, p.addr, now())
 		}
 	}
@@ -247,6 +253,23 @@ func (r *roster) drop(name string) {
 	if known {
 		notify(r.signal)
 	}
+}
+
+// leftLocked remembers who has left, for as long as anything is kept for it.
+func (r *roster) leftLocked(url string, at int64) {
+	if r.mu.left == nil {
+		r.mu.left = make(map[string]int64)
+	}
+	maps.DeleteFunc(r.mu.left, func(_ string, since int64) bool { return time.Duration(at-since) > pendingLife })
+	r.mu.left[url] = at
+}
+
+// departed reports whether the process at a URL has left, and none has come since.
+func (r *roster) departed(url string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, left := r.mu.left[url]
+	return left
 }
 
 // replacedLocked reports whether a process that is alive has the URL or the address

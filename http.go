@@ -172,51 +172,54 @@ func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (w
 		if len(op.Get.GetKeys()) > wire.MaxKeys {
 			return wire.Status_BAD_REQUEST, fmt.Sprintf("more than %d keys", wire.MaxKeys)
 		}
-		return n.performGet(ctx, rw, e, op.Get.GetKeys()), ""
+		if !n.coherent.current(idsOf(req.GetAged())) {
+			return wire.Status_BEHIND, ""
+		}
+		return n.performGet(ctx, rw, e, op.Get), ""
 	case *wire.Request_Meet:
 		return n.welcome(ctx, rw.beat, req.GetHello())
 	default:
-		return n.change(req)
+		resp := n.coherent.serve(req, req.GetHello().GetUrl())
+		resp.Hello = rw.pending.GetHello()
+		rw.pending = resp
+		return resp.GetStatus(), resp.GetText()
 	}
 }
 
-// change does what a request asks for that changes what is held, on either carrier. It
-// does not wait.
-func (n *Node) change(req *wire.Request) (wire.Status, string) {
-	switch op := req.GetOp().(type) {
-	case *wire.Request_Set:
-		e := n.cache(req.GetCache())
-		if e == nil {
-			return wire.Status_UNKNOWN_CACHE, ""
-		}
-		return e.accepts(wire.String(op.Set.GetKey()), answer{value: wire.String(op.Set.GetValue()), ttl: millis(op.Set.GetTtlMs())}), ""
-	case *wire.Request_Invalidate:
-		for _, record := range op.Invalidate.GetRecords() {
-			e := n.cache(record.GetCache())
-			if e == nil {
-				continue // it holds nothing here
-			}
-			for _, key := range record.GetKeys() {
-				e.store.remove(wire.String(key))
-			}
-		}
-		return wire.Status_OK, ""
-	default:
-		return wire.Status_BAD_REQUEST, "this node does not know what is asked"
+// needsOf returns what has to have been applied to the keys of a Get, by their index, nil
+// if there is nothing.
+func needsOf(get *wire.Get) []ids {
+	if len(get.GetNeeds()) == 0 {
+		return nil
 	}
+	needs := make([]ids, len(get.GetKeys()))
+	for _, need := range get.GetNeeds() {
+		if i := need.GetIndex(); int64(i) < int64(len(needs)) && len(need.GetIds().GetBoots()) <= maxNeed {
+			needs[i] = idsOf(need.GetIds())
+		}
+	}
+	return needs
 }
+
+// maxNeed is how many ids a key may need: its own and those of Clears.
+const maxNeed = 2 * maxIDs
 
 // performGet answers what is in memory at once, the rest as its loads end, and
 // says that it is alive in between.
-func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, keys [][]byte) wire.Status {
+func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, get *wire.Get) wire.Status {
 	defer n.handlers.Add(-1)
 	begun := &begun{}
 	if n.handlers.Add(1) > maxHandlers {
 		begun = nil // what is in memory is answered all the same
 	}
 	loads := make(map[int]*flight)
-	for i, key := range keys {
-		a, load := e.answer(wire.String(key), begun)
+	needs := needsOf(get)
+	for i, key := range get.GetKeys() {
+		var need ids
+		if needs != nil {
+			need = needs[i]
+		}
+		a, load := e.answer(wire.String(key), need, begun)
 		if load != nil {
 			loads[i] = load
 			continue
@@ -350,6 +353,10 @@ func (n *Node) converse(ctx context.Context, peer string, req *wire.Request, eac
 	if req.Hello == nil {
 		req.Hello = n.hello()
 	}
+	if req.Aged == nil {
+		aged, _ := n.coherent.ledger.aged()
+		req.Aged = aged.toWire()
+	}
 	frame, err := wire.AppendFrame(nil, req)
 	if err != nil {
 		return err
@@ -466,11 +473,7 @@ func (n *Node) askPlain(l *link, q *inquiry) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(q.ctx), q.patience())
 	defer cancel()
 	q.begin(cancel)
-	get := &wire.Get{Keys: make([][]byte, len(q.flights))}
-	for i := range q.flights {
-		get.Keys[i] = wire.Bytes(q.key(i))
-	}
-	req := &wire.Request{Cache: q.engine.name, Op: &wire.Request_Get{Get: get}}
+	req := q.request()
 	err := n.exchange(ctx, l, req, func(resp *wire.Response) error {
 		for _, a := range resp.GetAnswers() {
 			if int64(a.GetIndex()) >= int64(len(q.flights)) || len(a.GetValue()) > wire.MaxValue {

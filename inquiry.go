@@ -79,6 +79,23 @@ func (q *inquiry) sent() *inquiry {
 
 func (q *inquiry) key(i int) string { return q.flights[i].key }
 
+// request is the inquiry as it travels.
+func (q *inquiry) request() *wire.Request {
+	get := &wire.Get{Keys: make([][]byte, len(q.flights))}
+	for i, f := range q.flights {
+		get.Keys[i] = wire.Bytes(f.key)
+		if len(f.need) > 0 {
+			get.Needs = append(get.Needs, &wire.Need{Index: uint32(i), Ids: f.need.toWire()})
+		}
+	}
+	return &wire.Request{Cache: q.engine.name, Op: &wire.Request_Get{Get: get}}
+}
+
+// needs reports whether the peer must have applied something to one of the keys.
+func (q *inquiry) needs() bool {
+	return slices.ContainsFunc(q.flights, func(f *flight) bool { return len(f.need) > 0 })
+}
+
 // patience is how long the inquiry may take while the peer is known to work on it.
 func (q *inquiry) patience() time.Duration {
 	return time.Duration(after(int64(q.engine.opts.LoadTimeout), fetchMargin))

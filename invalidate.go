@@ -4,30 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/peercache/peercache/internal/wire"
 )
 
-// Set and Remove: the owner of a key first, then everybody. The order matters.
-// A node that drops its copy asks the owner the next time; had the owner still
-// the old value then, the node would keep that.
+// Set, Remove and Clear. Each draws an id, applies it here, and has all others apply it;
+// see coherence.go.
 
-// confirmTimeout is how long Set and Remove wait for peers to confirm. It is
-// less than gossip takes to declare a peer dead, and more than a pause of the
-// garbage collector or a lost packet.
-const confirmTimeout = 2 * time.Second
-
-var (
-	// errNotMine is a peer that answers, and cannot act for a key: by its ring it
-	// may not, it has no such cache, or it has left.
-	errNotMine = errors.New("peercache: the peer may not act for the key")
-
-	errUntold = errors.New("peercache: the peer was not told")
-)
+// shared returns what keeps the cache coherent with others, nil if there are none: it has
+// no node, or its node has left.
+func (e *engine) shared() *coherence {
+	if r := e.ring(); r == nil || r.left {
+		return nil
+	}
+	return e.node.coherence()
+}
 
 // remove drops keys everywhere.
 func (e *engine) remove(ctx context.Context, keys []string) error {
@@ -45,23 +38,40 @@ func (e *engine) remove(ctx context.Context, keys []string) error {
 	if len(keys) == 0 {
 		return errors.Join(bad...)
 	}
-	e.drop(keys)
-	err := e.tellAll(ctx, func(ctx context.Context, t *tally) {
-		r := e.ring()
-		byOwner := make(map[string][]string)
+	c := e.shared()
+	if c == nil {
 		for _, key := range keys {
-			if owner := r.owner(e.hash(key)); owner != r.url {
-				byOwner[owner] = append(byOwner[owner], key)
-			}
+			e.store.remove(key)
 		}
-		var wg sync.WaitGroup
-		for owner, keys := range byOwner {
-			wg.Go(func() { t.note(owner, e.removeAt(ctx, owner, keys)) })
-		}
-		wg.Wait()
-		e.removeEverywhere(ctx, t, keys, "")
-	})
-	return errors.Join(append(bad, err)...)
+		return errors.Join(bad...)
+	}
+	until := after(now(), confirmTimeout)
+	var removals []*removal
+	for chunk := range slices.Chunk(keys, wire.MaxKeys) {
+		removals = append(removals, e.drop(c, chunk))
+	}
+	return errors.Join(append(bad, c.publish(ctx, removals, until))...)
+}
+
+// clear drops everything everywhere.
+func (e *engine) clear(ctx context.Context) error {
+	if e.closed.Load() {
+		return ErrClosed
+	}
+	c := e.shared()
+	if c == nil {
+		e.store.drop()
+		return nil
+	}
+	until := after(now(), confirmTimeout)
+	return c.publish(ctx, []*removal{e.drop(c, nil)}, until)
+}
+
+// drop drops keys here, or everything, and returns what others are to be told.
+func (e *engine) drop(c *coherence, keys []string) *removal {
+	r := c.ledger.draw(e.name, keys)
+	c.ledger.apply(r)
+	return r
 }
 
 // set stores a value at the key's owner and has all others drop theirs.
@@ -69,138 +79,91 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 	if e.closed.Load() {
 		return ErrClosed
 	}
-	r := e.ring()
-	if r == nil || r.owner(e.hash(key)) == r.url {
-		e.keepSet(key, it, ttl)
-		return e.tellAll(ctx, func(ctx context.Context, t *tally) {
-			e.removeAtOthers(ctx, t, []string{key}, "")
-		})
+	c := e.shared()
+	if c == nil {
+		e.store.set(key, e.toKeep(it, ttl))
+		return nil
 	}
-	e.drop([]string{key})
-	return e.tellAll(ctx, func(ctx context.Context, t *tally) {
-		owner := r.owner(e.hash(key))
-		err := e.node.set(ctx, owner, e.name, key, answer{value: it.bytes, ttl: e.capped(ttl)})
-		if errors.Is(err, errNotMine) {
-			// The ring is changing. Nobody is sure to be asked for the key, so
-			// that nobody may keep it: a Remove.
-			e.removeEverywhere(ctx, t, []string{key}, "")
-			return
+	until := after(now(), confirmTimeout)
+	r := e.ring()
+	if r.owner(e.hash(key)) == r.url {
+		first := c.ledger.draw(e.name, []string{key})
+		e.store.put(key, first.id, e.toKeep(it, ttl))
+		c.ledger.apply(first)
+		return c.publish(ctx, []*removal{first}, until)
+	}
+	result := make(chan error, 1)
+	placing := e.node.background(func() {
+		removals := e.place(c, r, key, it, ttl)
+		for _, r := range removals {
+			c.ledger.apply(r) // not before: the owner must not hear of it in another way than by the Set
 		}
-		t.note(owner, err)
-		except := owner
-		if err != nil {
-			except = "" // whatever it has, the new value or the old, must go
-		}
-		e.removeEverywhere(ctx, t, []string{key}, except)
+		result <- c.publish(e.node.lifetime(), removals, until)
 	})
+	if !placing { // the node has left meanwhile
+		e.store.set(key, e.toKeep(it, ttl))
+		return nil
+	}
+	select {
+	case err := <-result:
+		return err
+	default:
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		errs := make(map[string]error)
+		for _, peer := range c.net.audience().peers {
+			errs[peer] = ctx.Err()
+		}
+		if len(errs) == 0 {
+			return nil
+		}
+		return &PartialError{Peers: errs}
+	}
 }
 
-// keepSet stores what was set, at a node that acts for the key: perhaps by an older
-// table only, so that the item is of no ring and the next hit looks. A node that has
-// left acts for itself, and for no longer than a copy lives.
-func (e *engine) keepSet(key string, it item, ttl time.Duration) {
+// place gives a value to the first owner of the key that takes it, and returns the
+// removals that all are to be told of then. Each attempt has an id of its own, which
+// covers those of the attempts before wherever these may still arrive; after the last has
+// failed another one makes a Remove of all of them.
+func (e *engine) place(c *coherence, r *ring, key string, it item, ttl time.Duration) (removals []*removal) {
+	for _, owner := range r.owners(e.hash(key), maxAttempts) {
+		next := c.ledger.draw(e.name, []string{key})
+		removals = append(removals, next)
+		if owner == r.url {
+			e.store.put(key, next.id, e.toKeep(it, ttl))
+			return removals
+		}
+		_, err := c.call(owner, &wire.Request{Cache: e.name, Op: &wire.Request_Set{Set: &wire.Set{
+			Boot:  next.boot,
+			Seq:   next.seq,
+			Key:   wire.Bytes(key),
+			Value: wire.Bytes(it.bytes),
+			TtlMs: uint64(max(e.capped(ttl)/time.Millisecond, 1)),
+		}}}, placeTimeout+time.Duration(len(it.bytes))*time.Second/slowestLink)
+		if err == nil {
+			return removals
+		}
+	}
+	return append(removals, c.ledger.draw(e.name, []string{key}))
+}
+
+// placeTimeout bounds one attempt to give an owner a value, beside the time that its bytes
+// are allowed for: a connection is made, and something is heard, or the owner is as good as
+// dead.
+const placeTimeout = dialTimeout + silenceTimeout
+
+// toKeep is an item that was set, at a node that acts for its key: perhaps by an older
+// table only, so that it is of no ring and the next hit looks. A node that has left acts
+// for itself, and for no longer than a copy lives.
+func (e *engine) toKeep(it item, ttl time.Duration) item {
 	at := now()
 	it.expires = after(at, e.life(ttl))
 	if r := e.ring(); r != nil && r.left {
 		it.ring = r.version
 		it.asCopy(after(at, max(e.opts.HotTTL, 0)))
 	}
-	e.store.set(key, it)
-}
-
-// drop removes keys from this process.
-func (e *engine) drop(keys []string) {
-	for _, key := range keys {
-		e.store.remove(key)
-	}
-}
-
-// tellAll runs tell, which informs the peers, on a goroutine that outlives ctx,
-// and waits for it or for ctx. It returns nil if all confirmed.
-func (e *engine) tellAll(ctx context.Context, tell func(ctx context.Context, t *tally)) error {
-	if r := e.ring(); r == nil || r.left {
-		return nil
-	}
-	t := &tally{peers: e.node.members(), confirmed: make(map[string]bool), errs: make(map[string]error)}
-	done := make(chan struct{})
-	told := e.node.background(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), confirmTimeout)
-		defer cancel()
-		tell(ctx, t)
-		close(done)
-	})
-	if !told {
-		return nil // the node has left meanwhile: there is nobody to tell
-	}
-	select {
-	case <-done:
-		return t.result(errUntold)
-	case <-ctx.Done():
-		return t.result(ctx.Err())
-	}
-}
-
-// removeEverywhere has all peers but one drop keys, and this process once more:
-// a Get of its own may have fetched what the owner still had.
-func (e *engine) removeEverywhere(ctx context.Context, t *tally, keys []string, except string) {
-	e.drop(keys)
-	e.removeAtOthers(ctx, t, keys, except)
-}
-
-// removeAtOthers has all peers but one drop keys.
-func (e *engine) removeAtOthers(ctx context.Context, t *tally, keys []string, except string) {
-	var wg sync.WaitGroup
-	for _, peer := range t.peers {
-		if peer != except {
-			wg.Go(func() { t.note(peer, e.removeAt(ctx, peer, keys)) })
-		}
-	}
-	wg.Wait()
-}
-
-func (e *engine) removeAt(ctx context.Context, peer string, keys []string) error {
-	for chunk := range slices.Chunk(keys, wire.MaxKeys) {
-		if err := e.node.remove(ctx, peer, e.name, chunk); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// A tally collects what peers say to a Set or Remove.
-type tally struct {
-	peers []string // all that must confirm
-
-	mu        sync.Mutex // guards the fields below
-	confirmed map[string]bool
-	errs      map[string]error
-}
-
-// note records what a peer said. A failure stands, also when the peer confirms
-// later in the same call: others may have asked it in between.
-func (t *tally) note(peer string, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err != nil {
-		t.errs[peer] = err
-		return
-	}
-	t.confirmed[peer] = true
-}
-
-// result returns nil or the *PartialError; missing is the error of peers that
-// have said nothing yet.
-func (t *tally) result(missing error) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	errs := maps.Clone(t.errs)
-	for _, peer := range t.peers {
-		if errs[peer] == nil && !t.confirmed[peer] {
-			errs[peer] = missing
-		}
-	}
-	if len(errs) == 0 {
-		return nil
-	}
-	return &PartialError{Peers: errs}
+	return it
 }

@@ -57,6 +57,7 @@ func (n *Node) Join(ctx context.Context, seeds ...string) error {
 	}
 	s := &seeker{node: n, gossip: g, seeds: parsed, alone: make(chan struct{}, 1)}
 	e := newEntrance(n, g)
+	n.coherent.start()
 	n.background(newFollower(n, g, s).run)
 	n.background(e.run)
 
@@ -204,7 +205,7 @@ func (n *Node) swap(members []member, others []string) (*ring, bool) {
 	if prev.left {
 		return prev, false
 	}
-	n.others.Store(&others)
+	n.others.Store(n.audienceOf(others))
 	n.welcomeLocked(members)
 	r := newRing(prev, n.self, members, now())
 	if r.table.Digest() == prev.table.Digest() {
@@ -220,15 +221,25 @@ func (n *Node) welcomeLocked(members []member) {
 	boots := make(map[string]uint64, len(members))
 	for _, m := range members {
 		boots[m.url] = m.boot
-		if boot, known := n.boots[m.url]; !known || boot != m.boot {
+		if boot, known := n.boots[m.url]; m.url != n.self.url && (!known || boot != m.boot) {
 			n.breakers.reset(m.url)
 			n.links.renew(m.url)
+			n.coherent.meet(m.url)
+		}
+		delete(n.removed, m.url)
+	}
+	if n.gossiping() == nil { // which knows by itself
+		for url := range n.boots {
+			if _, stays := boots[url]; !stays {
+				n.removed[url] = struct{}{}
+			}
 		}
 	}
 	n.boots = boots
 	known := func(peer string) bool { _, known := boots[peer]; return known }
 	n.breakers.retain(known)
 	n.links.retain(known)
+	n.coherent.post.retain(known)
 }
 
 func (n *Node) becomeReady() {
@@ -276,7 +287,11 @@ func (n *Node) SetPeers(peers ...Peer) error {
 	if err := n.enter(phaseStatic); err != nil {
 		return err
 	}
+	if len(members) == 1 {
+		n.coherent.ledger.found()
+	}
 	n.install(members)
+	n.coherent.start()
 	return nil
 }
 
@@ -359,7 +374,7 @@ func (n *Node) lone(g *gossip) bool {
 	if g != nil {
 		return len(g.addrs()) == 0
 	}
-	return len(n.members()) == 0
+	return len(n.audience().peers) == 0
 }
 
 // awaitFarewell waits until gossip has told the others that this node leaves, or
@@ -393,8 +408,9 @@ func (n *Node) stop(g *gossip, began int64) {
 	alone.version++
 	alone.left, alone.leftAt, alone.recent = true, began, nil
 	n.current.Store(&alone)
-	n.others.Store(new([]string))
+	n.others.Store(n.audienceOf(nil))
 	n.building.Unlock()
+	n.coherent.stop()
 
 	n.mu.Lock()
 	n.phase = phaseLeft

@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
+
+	"github.com/peercache/peercache/consistenthash"
 )
 
 // What a node is and is told; what becomes of it is in life.go. Gossip itself is in
@@ -119,11 +123,13 @@ type Node struct {
 	life context.Context
 	end  context.CancelFunc
 
-	current atomic.Pointer[ring]
-	others  atomic.Pointer[[]string] // URLs of all other members, whatever their state
+	coherent *coherence
+	current  atomic.Pointer[ring]
+	others   atomic.Pointer[audience]
 
-	building sync.Mutex        // held while a ring is built and swapped in
-	boots    map[string]uint64 // of the other members, by URL; guarded by building
+	building sync.Mutex          // held while a ring is built and swapped in
+	boots    map[string]uint64   // of the members, by URL; guarded by building
+	removed  map[string]struct{} // by SetPeers, from the list; guarded by building
 
 	mu     sync.Mutex // guards the fields below
 	phase  phase
@@ -189,15 +195,16 @@ func NewNode(rawURL string, opts *NodeOptions) (*Node, error) {
 		o.Logger = slog.Default()
 	}
 	n := &Node{
-		opts:   o,
-		self:   member{url: u.String(), zone: o.Zone, weight: o.Weight, boot: rand.Uint64(), state: stateJoining},
-		host:   u.Host,
-		path:   u.Path + "/_peercache/v1",
-		logger: o.Logger,
-		auth:   auth,
-		ready:  make(chan struct{}),
-		left:   make(chan struct{}),
-		caches: make(map[string]*engine),
+		opts:    o,
+		self:    member{url: u.String(), zone: o.Zone, weight: o.Weight, boot: rand.Uint64(), state: stateJoining},
+		host:    u.Host,
+		path:    u.Path + "/_peercache/v1",
+		logger:  o.Logger,
+		auth:    auth,
+		ready:   make(chan struct{}),
+		left:    make(chan struct{}),
+		caches:  make(map[string]*engine),
+		removed: make(map[string]struct{}),
 	}
 	if _, err := n.self.meta(); err != nil { // what cannot be told to others
 		return nil, err
@@ -207,8 +214,9 @@ func NewNode(rawURL string, opts *NodeOptions) (*Node, error) {
 		n.transport = newTransport(o.Network)
 	}
 	n.life, n.end = context.WithCancel(context.Background())
+	n.coherent = newCoherence(n, n.self.boot, n.cache)
 	n.current.Store(newRing(nil, n.self, nil, now()))
-	n.others.Store(new([]string))
+	n.others.Store(n.audienceOf(nil))
 	return n, nil
 }
 
@@ -264,6 +272,10 @@ func (n *Node) Stats() NodeStats {
 		Rubbish:     n.rubbish.Load(),
 	}
 	s.Breakers, s.Tripped = n.breakers.counts()
+	s.addCoherence(n.coherent)
+	for _, e := range n.engines() {
+		s.Remembered += e.store.remembered()
+	}
 	if !r.left {
 		s.Peers = int64(r.table.Len())
 	}
@@ -313,6 +325,24 @@ func (n *Node) cache(name string) *engine {
 	return n.caches[name]
 }
 
+func (n *Node) engines() []*engine {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Collect(maps.Values(n.caches))
+}
+
+func (n *Node) dropAll() {
+	for _, e := range n.engines() {
+		e.store.drop()
+	}
+}
+
+func (n *Node) forgetIDs(before int64) {
+	for _, e := range n.engines() {
+		e.store.forgetIDs(before)
+	}
+}
+
 // metRubbish counts and logs a peer that was disconnected for what it sent.
 func (n *Node) metRubbish(peer string, err error) {
 	n.rubbish.Add(1)
@@ -329,6 +359,40 @@ func (n *Node) passedOver(asked bool, keys int) {
 	n.skips.Add(int64(keys))
 }
 
-func (n *Node) view() *ring       { return n.current.Load() }
-func (n *Node) members() []string { return *n.others.Load() }
-func (n *Node) log() *slog.Logger { return n.logger }
+func (n *Node) view() *ring               { return n.current.Load() }
+func (n *Node) audience() audience        { return *n.others.Load() }
+func (n *Node) coherence() *coherence     { return n.coherent }
+func (n *Node) lifetime() context.Context { return n.life }
+func (n *Node) log() *slog.Logger         { return n.logger }
+
+// audienceOf returns the audience that consists of others.
+func (n *Node) audienceOf(others []string) *audience {
+	a := &audience{peers: others, hash: consistenthash.Seed(n.self.url)}
+	for _, url := range others {
+		a.hash += consistenthash.Seed(url) // in any order
+	}
+	return a
+}
+
+// departed reports whether a process that was a member has left in all order.
+func (n *Node) departed(peer string) bool {
+	if g := n.gossiping(); g != nil {
+		return g.departed(peer)
+	}
+	n.building.Lock()
+	defer n.building.Unlock()
+	_, removed := n.removed[peer]
+	return removed
+}
+
+// alive reports whether gossip takes the process of this boot for alive.
+func (n *Node) alive(boot uint64) bool {
+	n.building.Lock()
+	defer n.building.Unlock()
+	for _, b := range n.boots {
+		if b == boot {
+			return true
+		}
+	}
+	return false
+}

@@ -15,10 +15,14 @@ import (
 // will be the answer; if that is a new one it is added to begun. A value past its
 // life is answered with no life: to be used and not kept. A nil begun means that
 // this node is busy: it answers from memory and starts nothing. key may be part of what
-// was read and is overwritten next; a load keeps a copy.
-func (e *engine) answer(key string, b *begun) (answer, *flight) {
+// was read and is overwritten next; a load keeps a copy. need is what has to have been
+// applied to the key.
+func (e *engine) answer(key string, need ids, b *begun) (answer, *flight) {
 	if err := checkKey(key); err != nil {
 		return answer{status: wire.Status_BAD_REQUEST, text: err.Error()}, nil
+	}
+	if len(need) > 0 && e.store.invalidate(strings.Clone(key), need) {
+		e.store.shard(key).needed.Add(1)
 	}
 	r := e.ring()
 	it, stale, ok := e.store.getForPeer(key)
@@ -44,19 +48,25 @@ func (e *engine) answer(key string, b *begun) (answer, *flight) {
 	return answer{}, f
 }
 
-// accepts keeps a value that a peer set, if this node may act for the key.
-func (e *engine) accepts(key string, a answer) wire.Status {
-	if checkKey(key) != nil || checkValue(len(a.value)) != nil {
+// accepts keeps a value that a peer set, if this node may act for the key and has not
+// applied the Set's id, or a later one, before.
+func (e *engine) accepts(set *wire.Set) wire.Status {
+	key := wire.String(set.GetKey())
+	if checkKey(key) != nil || checkValue(len(set.GetValue())) != nil || set.GetSeq() == 0 {
 		return wire.Status_BAD_REQUEST
 	}
 	if !e.mayAct(key) {
 		return wire.Status_NOT_MINE
 	}
-	it := item{bytes: a.value, size: uint32(len(a.value))}
-	if e.decode != nil {
-		it.decoded = new(decoded)
+	r := &removal{id: id{set.GetBoot(), set.GetSeq()}, cache: e.name, keys: []string{key}, at: now()}
+	if l := e.node.coherence().ledger; !l.has(r.id) {
+		it := item{bytes: wire.String(set.GetValue()), size: uint32(len(set.GetValue()))}
+		if e.decode != nil {
+			it.decoded = new(decoded)
+		}
+		e.store.put(key, r.id, e.toKeep(it, millis(set.GetTtlMs())))
+		l.apply(r) // which leaves the key alone
 	}
-	e.keepSet(key, it, a.ttl)
 	return wire.Status_OK
 }
 

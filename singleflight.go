@@ -33,6 +33,7 @@ type flight struct {
 	shard *shard        // whose tables it is in
 	done  chan struct{} // closed at the end
 	kind  flightKind
+	need  ids // of the key when it began: what a peer that is asked must have applied
 
 	// Guarded by the shard's mutex.
 	detached bool   // a removal overtook it: its value is for those who wait, and is not kept

@@ -22,6 +22,9 @@ type Stats struct {
 	PeerErrors int64 // of these not answered: the peer was dead, silent or refused
 	Served     int64 // keys answered to peers
 
+	Detached int64 // loads and fetches that a Set, Remove or Clear overtook
+	Needed   int64 // keys of which a peer that asked knew an invalidation that this node did not
+
 	Evictions   int64 // entries that gave way to others
 	Expirations int64 // entries dropped at the end of their life
 	Entries     int64 // held now, copies and remembered not-founds included
@@ -35,6 +38,7 @@ type counters struct {
 	loads, loadErrors, loadNanos atomic.Int64
 	overloads, orphans           atomic.Int64
 	peerGets, peerErrors, served atomic.Int64
+	detached, needed             atomic.Int64
 
 	// What the lru has counted that was none: of its lookups those that were no
 	// Gets of callers here, and of its hits those that were not theirs or came to
@@ -63,6 +67,8 @@ func (s *Stats) add(c *counters) {
 	s.PeerGets += c.peerGets.Load()
 	s.PeerErrors += c.peerErrors.Load()
 	s.Served += c.served.Load()
+	s.Detached += c.detached.Load()
+	s.Needed += c.needed.Load()
 }
 
 // count adds what the lru has counted. It is read after the counters, so that what
@@ -90,5 +96,24 @@ type NodeStats struct {
 	Rubbish     int64 // connections closed because what the peer sent makes no sense
 	Rejected    int64 // members kept out of the ring because what they say of themselves makes no sense here
 	Twins       int64 // URLs that several live processes have: a restart for some seconds, else a mistake
+	Partials    int64 // calls of Set, Remove and Clear that not all peers confirmed in time
+	Pending     int64 // invalidations, times the peers that have not confirmed them
+	Pulled      int64 // invalidations that were missed, and got from another peer later
+	Passed      int64 // invalidations that were missed, and that no peer has
+	Flushes     int64 // times that everything was dropped, because what was missed is in no log any more
+	Fences      int64 // times that this process did not run for so long that it had to ask what it missed
+	Lag         int64 // for how long invalidations are known to be missing, in nanoseconds; 0 if none are
+	Records     int64 // invalidations in the log
+	RecordBytes int64 // memory that these take
+	Remembered  int64 // keys, of all caches, whose invalidations are remembered
 	Lost        int64 // members that died, or were cut off, and are tried again
+}
+
+func (s *NodeStats) addCoherence(c *coherence) {
+	s.Partials = c.partial.Load()
+	s.Pending = c.post.pending.Load()
+	s.Pulled, s.Passed, s.Flushes = c.ledger.pulled.Load(), c.ledger.passed.Load(), c.ledger.clears.Load()
+	s.Fences = c.fence.times.Load()
+	s.Lag = c.ledger.lag()
+	s.Records, s.RecordBytes = c.ledger.sizes()
 }

@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/peercache/peercache/consistenthash"
@@ -33,6 +34,13 @@ type store struct {
 	hotTTL   time.Duration
 	staleFor time.Duration
 	margin   int64 // what the lru keeps for longer than this is within its life, whatever the clock
+
+	// Of invalidations, in a cache on a node.
+	fence    *fence
+	age      func(ids)           // hears what is not remembered with keys any more, before it is not
+	clearing sync.Mutex          // held while everything is dropped
+	cleared  atomic.Pointer[ids] // of Clears, remembered for all keys
+	clearAt  int64               // when the last came; guarded by clearing
 }
 
 type shard struct {
@@ -40,23 +48,28 @@ type shard struct {
 
 	mu      sync.Mutex // guards the fields below
 	flights [flightKinds]map[string]*flight
+	memory  memory // of invalidations
 	closed  bool
 
 	_ [64]byte // keeps neighbours off this shard's last cache line
 }
 
-func newStore(hash uint64, opts Options, view func() *ring) *store {
+func newStore(hash uint64, opts Options, net network) *store {
 	s := &store{
 		seed:   maphash.MakeSeed(),
 		items:  lru.New[record](lru.Options[record]{MaxBytes: opts.MaxBytes}),
 		born:   now(),
-		view:   view,
 		hash:   hash,
 		hotTTL: max(opts.HotTTL, 0),
 
 		staleFor: opts.StaleFor,
 	}
-	s.clock.coarse = view == nil
+	if net != nil {
+		s.view = net.view
+		s.fence = net.coherence().fence
+		s.age = net.coherence().ledger.age
+	}
+	s.clock.coarse = net == nil
 	s.margin = int64(s.staleFor)
 	if s.clock.coarse {
 		s.margin += int64(lag)
@@ -92,7 +105,7 @@ func (s *store) get(key string) (rec record, expires int64, seen sighting) {
 	switch {
 	case !ok:
 		return rec, 0, missing
-	case expires-at <= s.margin, s.view != nil && rec.ring != s.view().version:
+	case expires-at <= s.margin, s.view != nil && (rec.ring != s.view().version || at > s.fence.until.Load()):
 		return rec, expires, doubtful
 	default:
 		return rec, expires, plain
@@ -134,6 +147,9 @@ func (s *store) judge(key string, rec record, expires int64) (it item, stale, ok
 	if s.view == nil {
 		return it, it.expires <= at, true
 	}
+	if !s.fence.open(at) {
+		return it, false, false
+	}
 	r := s.view()
 	if it.ring != r.version {
 		if it, ok = s.reconsider(key, r, at); !ok {
@@ -162,6 +178,9 @@ func (s *store) peek(key string) (item, bool) {
 	}
 	it := s.itemOf(rec, expires)
 	if s.view != nil {
+		if !s.fence.open(at) {
+			return item{}, false
+		}
 		if r := s.view(); it.ring != r.version {
 			it, ok = s.reconsider(key, r, at)
 		}
@@ -220,6 +239,7 @@ func (s *store) join(kind flightKind, key string, version uint32, own bool) (it 
 	f = sh.flights[kind][key]
 	if f == nil {
 		f = &flight{key: key, kind: kind, shard: sh, ring: version, done: make(chan struct{})}
+		f.need = s.knownLocked(sh, key)
 		sh.flights[kind][key] = f
 		started = true
 	}
@@ -330,38 +350,6 @@ func (s *store) abort(f *flight, err error) {
 // that ran meanwhile would be undone.
 func (s *store) keepLocked(key string, it item) {
 	s.items.Set(key, now(), s.recordOf(it), s.terms(it))
-}
-
-// remove drops a key and detaches its flights: what runs now began before the
-// removal and may end with the value that it removes. Those who wait get that
-// value, for they came before it too; whoever comes later starts a new flight.
-func (s *store) remove(key string) {
-	sh := s.shard(key)
-	sh.mu.Lock()
-	s.detachLocked(sh, key)
-	s.items.Remove(key)
-	sh.mu.Unlock()
-}
-
-// set replaces the item of key and detaches its flights.
-func (s *store) set(key string, it item) {
-	sh := s.shard(key)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	if sh.closed {
-		return
-	}
-	s.detachLocked(sh, key)
-	s.keepLocked(key, it) // what was there goes, also if there is no room for it
-}
-
-func (s *store) detachLocked(sh *shard, key string) {
-	for kind := range sh.flights {
-		if f := sh.flights[kind][key]; f != nil {
-			f.detached = true
-			delete(sh.flights[kind], key)
-		}
-	}
 }
 
 // inflate charges the decoded form of an item that was kept without it. If

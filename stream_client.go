@@ -3,6 +3,7 @@ package peercache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"runtime"
@@ -41,6 +42,7 @@ type stream struct {
 	unanswered int   // bytes of requests, those that were given up too
 	retired    bool  // to be closed once nothing is pending
 	closed     bool
+	aged       uint64 // version of what the peer was told that it must have applied
 
 	timer    *time.Timer // calls sweep
 	lazy     bool        // and that not soon
@@ -69,7 +71,7 @@ const slotBits = 13
 
 // A reply is what a request gets that is no inquiry.
 type reply struct {
-	resp response
+	resp *wire.Response
 	err  error
 	done chan struct{}
 }
@@ -119,6 +121,7 @@ func (s *stream) ask(q *inquiry) bool {
 		s.link.refuse(q)
 		return true
 	}
+	s.tellAgedLocked()
 	before := len(s.out.buf)
 	sl := s.takeSlotLocked(q.patience())
 	sl.q, sl.left = q, len(q.flights)
@@ -128,6 +131,21 @@ func (s *stream) ask(q *inquiry) bool {
 	s.unanswered += sl.bytes
 	s.sendLocked()
 	return true
+}
+
+// tellAgedLocked queues what the peer must have applied before it answers, if that has
+// changed: before the request that it holds for.
+func (s *stream) tellAgedLocked() {
+	if s.node.coherent.ledger.agedVersion.Load() == s.aged {
+		return
+	}
+	aged, version := s.node.coherent.ledger.aged()
+	frame, err := wire.AppendFrame(nil, &wire.Request{Aged: aged.toWire()})
+	if err != nil { // never: it is far below the limit
+		return
+	}
+	s.aged = version
+	s.out.append(frame)
 }
 
 // sendLocked has written what was queued, and unlocks.
@@ -232,7 +250,7 @@ func (s *stream) slotLocked(id uint64) *slot {
 }
 
 // transact sends a request that is no inquiry and returns the answer to it as a whole.
-func (s *stream) transact(ctx context.Context, req *wire.Request) (*response, error) {
+func (s *stream) transact(ctx context.Context, req *wire.Request) (*wire.Response, error) {
 	r := &reply{done: make(chan struct{})}
 	s.mu.Lock()
 	if s.closed {
@@ -257,6 +275,7 @@ func (s *stream) transact(ctx context.Context, req *wire.Request) (*response, er
 		s.mu.Unlock()
 		return nil, err
 	}
+	s.tellAgedLocked()
 	sl.bytes = len(frame)
 	s.unanswered += len(frame)
 	s.out.append(frame)
@@ -264,7 +283,7 @@ func (s *stream) transact(ctx context.Context, req *wire.Request) (*response, er
 	s.sendLocked()
 	select {
 	case <-r.done:
-		return &r.resp, r.err
+		return r.resp, r.err
 	case <-ctx.Done():
 		s.mu.Lock()
 		if sl := s.slotLocked(id); sl != nil {
@@ -301,14 +320,14 @@ func (s *stream) readAll() error {
 		if err := resp.parse(frame); err != nil {
 			return err
 		}
-		if err := s.dispatch(&resp, len(frame), owned); err != nil {
+		if err := s.dispatch(&resp, frame, owned); err != nil {
 			return err
 		}
 	}
 }
 
 // dispatch gives a response to the request that it belongs to.
-func (s *stream) dispatch(resp *response, size int, owned bool) error {
+func (s *stream) dispatch(resp *response, frame []byte, owned bool) error {
 	if resp.id == 0 {
 		return nil // a heartbeat: that it came is all that counts
 	}
@@ -330,9 +349,12 @@ func (s *stream) dispatch(resp *response, size int, owned bool) error {
 	}
 	s.mu.Unlock()
 	if r != nil {
-		r.resp.status, r.resp.text = resp.status, resp.text
+		r.resp = new(wire.Response)
+		if err := wire.Unmarshal(frame, r.resp); err != nil {
+			r.err = fmt.Errorf("%w: %w", errMalformed, err)
+		}
 		close(r.done)
-		return nil
+		return r.err
 	}
 	var err error
 	if !last && len(resp.answers) == 0 {
@@ -345,7 +367,7 @@ func (s *stream) dispatch(resp *response, size int, owned bool) error {
 		}
 		// The value is kept: it shares the memory of its frame where there is little else
 		// in that, and where the frame has memory of its own.
-		if !owned || len(a.value) < size/2 {
+		if !owned || len(a.value) < len(frame)/2 {
 			a.value = strings.Clone(a.value)
 		}
 		q.answer(a)

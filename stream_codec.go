@@ -44,6 +44,14 @@ func sizeField(n int) int { return 1 + protowire.SizeBytes(n) }
 
 // appendGet appends the frame of a Get for the keys of an inquiry.
 func appendGet(dst []byte, id uint64, q *inquiry) []byte {
+	if q.needs() { // for a minute after a removal
+		req := q.request()
+		req.Id = id
+		frame, err := wire.AppendFrame(dst, req)
+		if err == nil { // none is over the limit
+			return frame
+		}
+	}
 	keys := 0
 	for i := range q.flights {
 		keys += sizeField(len(q.key(i)))

@@ -253,33 +253,29 @@ func (l *link) connect(ctx context.Context, lane *lane) (*stream, error) {
 	}
 }
 
-// transact sends a request that is no inquiry, and returns the peer's refusal or what
-// kept it from answering.
-func (l *link) transact(ctx context.Context, req *wire.Request, size int) error {
+// transact sends a request that is no inquiry, and returns the answer, or what kept the
+// peer from answering. Its breaker learns of success only: nobody chose to ask this peer.
+func (l *link) transact(ctx context.Context, req *wire.Request, size int) (*wire.Response, error) {
 	lane := l.lane(size > largeValue)
 	for again := false; ; again = true {
 		s, err := l.connect(ctx, lane)
-		var resp *response
+		var resp *wire.Response
 		if err == nil {
 			resp, err = s.transact(ctx, req)
 		}
 		switch {
 		case err == nil:
 			l.succeeded()
-			return statusError(resp.status, resp.text)
+			return resp, statusError(resp.GetStatus(), resp.GetText())
 		case errors.Is(err, errPlain):
-			return errPlain
+			return nil, errPlain
 		case s != nil && !again && (errors.Is(err, io.EOF) || errors.Is(err, errRetired)):
 			// The stream was closed in all order, perhaps before the peer saw the request.
 			// All requests may be repeated.
 			l.drop(s)
 			continue
-		case ctx.Err() != nil:
-			l.abandoned()
-		default:
-			l.failed(err)
 		}
-		return err
+		return nil, err
 	}
 }
 
@@ -310,7 +306,7 @@ func (l *link) failed(err error) {
 		if errors.Is(err, errSilent) {
 			l.node.silences.Add(1)
 		}
-		if slices.Contains(l.node.members(), l.peer) { // else nobody would ask it, nor close its breaker
+		if slices.Contains(l.node.audience().peers, l.peer) { // else nobody would ask it, nor close its breaker
 			l.node.breakers.report(l.peer, err)
 			l.troubled.Store(true) // after the report: a success in between finds nothing to tell, the next one does
 		}

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/peercache/peercache/internal/wire"
 )
@@ -102,39 +101,25 @@ func (n *Node) ask(peer string, q *inquiry) { n.link(peer).ask(q) }
 
 func (n *Node) admit(peer string) bool { return n.link(peer).admit() }
 
-func (n *Node) set(ctx context.Context, peer, cache, key string, a answer) error {
-	return n.confirm(ctx, peer, &wire.Request{Cache: cache, Op: &wire.Request_Set{Set: &wire.Set{
-		Key:   wire.Bytes(key),
-		Value: wire.Bytes(a.value),
-		TtlMs: uint64(max(a.ttl/time.Millisecond, 1)),
-	}}}, len(a.value))
-}
-
-func (n *Node) remove(ctx context.Context, peer, cache string, keys []string) error {
-	record := &wire.Record{Cache: cache, Keys: make([][]byte, len(keys))}
+// call sends a peer a request that is no inquiry, on the stream or by plain HTTP, and
+// returns its answer, which is one response.
+func (n *Node) call(ctx context.Context, peer string, req *wire.Request) (*wire.Response, error) {
 	size := 0
-	for i, key := range keys {
-		record.Keys[i] = wire.Bytes(key)
-		size += len(key)
+	if set := req.GetSet(); set != nil {
+		size = len(set.GetValue())
 	}
-	err := n.confirm(ctx, peer, &wire.Request{
-		Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: []*wire.Record{record}}},
-	}, size)
-	if errors.Is(err, errDraining) {
-		return nil // it has left, and lets go of all it holds by itself
-	}
-	return err
-}
-
-// confirm has a peer do what one response confirms, on the stream or by plain HTTP.
-func (n *Node) confirm(ctx context.Context, peer string, req *wire.Request, size int) error {
 	l := n.link(peer)
-	err := l.transact(ctx, req, size)
+	resp, err := l.transact(ctx, req, size)
 	if !errors.Is(err, errPlain) {
-		return err
+		return resp, err
 	}
 	req.Id = 0
-	return n.exchange(ctx, l, req, func(resp *wire.Response) error {
-		return statusError(resp.GetStatus(), resp.GetText())
+	err = n.exchange(ctx, l, req, func(r *wire.Response) error {
+		resp = r
+		return statusError(r.GetStatus(), r.GetText())
 	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
 }

@@ -95,6 +95,8 @@ type service struct {
 	// Of the reading goroutine.
 	get     getRequest
 	last    *engine // whose name the last request had
+	aged    ids     // what this node must have applied to answer
+	behind  bool    // it had not when it was last looked at
 	begun   bool    // the read deadline is that of a request that has begun to arrive
 	readSet int64   // when it was last set to that of an idle stream
 
@@ -181,25 +183,35 @@ func (s *service) serveNext() error {
 		return err
 	}
 	if s.get.parse(frame) {
-		s.serveGet(s.get.id, s.engine(s.get.cache), s.get.keys)
+		s.serveGet(s.get.id, s.engine(s.get.cache), s.get.keys, nil)
 		return nil
 	}
 	var req wire.Request
 	if err := wire.Unmarshal(frame, &req); err != nil {
 		return fmt.Errorf("%w: %w", errMalformed, err)
 	}
+	if a := req.GetAged(); a != nil {
+		if len(a.GetBoots()) > maxBoots {
+			return errMalformed // what is cut off would seem to be applied
+		}
+		s.aged = idsOf(a)
+		s.behind = true
+	}
 	switch op := req.GetOp().(type) {
+	case nil:
 	case *wire.Request_Get:
 		if len(op.Get.GetKeys()) > wire.MaxKeys {
 			s.send(&wire.Response{Id: req.GetId(), Status: wire.Status_BAD_REQUEST, Text: fmt.Sprintf("more than %d keys", wire.MaxKeys)})
 			return nil
 		}
-		s.serveGet(req.GetId(), s.node.cache(req.GetCache()), op.Get.GetKeys())
+		s.serveGet(req.GetId(), s.node.cache(req.GetCache()), op.Get.GetKeys(), needsOf(op.Get))
 	case *wire.Request_Meet:
 		s.meet(req.GetId())
 	default:
-		status, text := s.node.change(&req)
-		s.send(&wire.Response{Id: req.GetId(), Status: status, Text: clip(text)})
+		if req.Aged == nil {
+			req.Aged = s.aged.toWire()
+		}
+		s.send(s.node.coherent.serve(&req, s.hello.GetUrl()))
 	}
 	return nil
 }
@@ -213,9 +225,16 @@ func (s *service) engine(name []byte) *engine {
 }
 
 // serveGet answers what is in memory and has the rest answered as its loads end.
-func (s *service) serveGet(id uint64, e *engine, keys [][]byte) {
+func (s *service) serveGet(id uint64, e *engine, keys [][]byte, needs []ids) {
 	if e == nil {
 		s.send(&wire.Response{Id: id, Status: wire.Status_UNKNOWN_CACHE})
+		return
+	}
+	if s.behind { // once it is not it is so until the peer says more
+		s.behind = !s.node.coherent.ledger.covers(s.aged)
+	}
+	if s.behind || s.node.coherent.fence.isUp() {
+		s.send(&wire.Response{Id: id, Status: wire.Status_BEHIND})
 		return
 	}
 	begunLoads := &begun{}
@@ -224,7 +243,11 @@ func (s *service) serveGet(id uint64, e *engine, keys [][]byte) {
 	}
 	var p *pendingGet
 	for i, k := range keys {
-		a, load := e.answer(wire.String(k), begunLoads)
+		var need ids
+		if needs != nil {
+			need = needs[i]
+		}
+		a, load := e.answer(wire.String(k), need, begunLoads)
 		if load != nil {
 			if p == nil {
 				p = &pendingGet{service: s, engine: e, id: id}

@@ -328,8 +328,8 @@ func TestRefusedUpgradeIsRememberedForAMinute(t *testing.T) {
 			if err := caches[0].Remove(t.Context(), key); err != nil {
 				t.Errorf("Remove: %v", err)
 			}
-			if n := b.upgrades.Load(); n != minute+1 {
-				t.Errorf("%d upgrades tried by minute %d, want %d", n, minute, minute+1)
+			if n := b.upgrades.Load(); n < minute+1 || n > 2*(minute+1) { // by one node, or both
+				t.Errorf("%d upgrades tried by minute %d, want %d, or twice that", n, minute, minute+1)
 			}
 			time.Sleep(time.Minute)
 		}

@@ -182,7 +182,7 @@ type Request struct {
 	Hello *Hello                 `protobuf:"bytes,2,opt,name=hello,proto3" json:"hello,omitempty"` // on plain HTTP in each request, on a stream in the first
 	Cache string                 `protobuf:"bytes,3,opt,name=cache,proto3" json:"cache,omitempty"` // name of the cache the question is about, if it is
 	Trace []byte                 `protobuf:"bytes,4,opt,name=trace,proto3" json:"trace,omitempty"` // tracing metadata, at most 256 bytes, carried and not read
-	Head  *Ids                   `protobuf:"bytes,5,opt,name=head,proto3" json:"head,omitempty"`   // highest ids the sender knows of, so that a lost last message shows
+	Aged  *Ids                   `protobuf:"bytes,5,opt,name=aged,proto3" json:"aged,omitempty"`   // what the sender has applied and does not remember key by key any more
 	// Types that are valid to be assigned to Op:
 	//
 	//	*Request_Get
@@ -256,9 +256,9 @@ func (x *Request) GetTrace() []byte {
 	return nil
 }
 
-func (x *Request) GetHead() *Ids {
+func (x *Request) GetAged() *Ids {
 	if x != nil {
-		return x.Head
+		return x.Aged
 	}
 	return nil
 }
@@ -403,8 +403,7 @@ type Response struct {
 	Status        Status                 `protobuf:"varint,3,opt,name=status,proto3,enum=peercache.wire.v1.Status" json:"status,omitempty"` // of the request as a whole
 	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`                                    // for people, at most 1 KiB
 	Answers       []*Answer              `protobuf:"bytes,5,rep,name=answers,proto3" json:"answers,omitempty"`
-	Working       []uint64               `protobuf:"varint,6,rep,packed,name=working,proto3" json:"working,omitempty"` // a stream's heartbeat: ids of requests still being worked on
-	Head          *Ids                   `protobuf:"bytes,7,opt,name=head,proto3" json:"head,omitempty"`
+	Working       []uint64               `protobuf:"varint,6,rep,packed,name=working,proto3" json:"working,omitempty"`                  // a stream's heartbeat: ids of requests still being worked on
 	Members       uint64                 `protobuf:"fixed64,8,opt,name=members,proto3" json:"members,omitempty"`                        // hash of the sender's member set, in every confirmation
 	Synced        *Synced                `protobuf:"bytes,9,opt,name=synced,proto3" json:"synced,omitempty"`                            // the answer to a Sync
 	MemberList    []*Member              `protobuf:"bytes,10,rep,name=member_list,json=memberList,proto3" json:"member_list,omitempty"` // the answer to a Members
@@ -484,13 +483,6 @@ func (x *Response) GetWorking() []uint64 {
 	return nil
 }
 
-func (x *Response) GetHead() *Ids {
-	if x != nil {
-		return x.Head
-	}
-	return nil
-}
-
 func (x *Response) GetMembers() uint64 {
 	if x != nil {
 		return x.Members
@@ -522,8 +514,6 @@ type Hello struct {
 	State         State                  `protobuf:"varint,5,opt,name=state,proto3,enum=peercache.wire.v1.State" json:"state,omitempty"`
 	Constants     uint64                 `protobuf:"fixed64,6,opt,name=constants,proto3" json:"constants,omitempty"` // digest of all that must be equal on both sides
 	Ring          uint64                 `protobuf:"fixed64,7,opt,name=ring,proto3" json:"ring,omitempty"`           // digest of the sender's slot table
-	Applied       *Ids                   `protobuf:"bytes,8,opt,name=applied,proto3" json:"applied,omitempty"`       // highest contiguous id applied, for each boot
-	AgedVersion   uint64                 `protobuf:"varint,9,opt,name=aged_version,json=agedVersion,proto3" json:"aged_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -607,26 +597,11 @@ func (x *Hello) GetRing() uint64 {
 	return 0
 }
 
-func (x *Hello) GetApplied() *Ids {
-	if x != nil {
-		return x.Applied
-	}
-	return nil
-}
-
-func (x *Hello) GetAgedVersion() uint64 {
-	if x != nil {
-		return x.AgedVersion
-	}
-	return 0
-}
-
 // Ids is a set of invalidations: for each boot the highest seq.
 type Ids struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Boots         []uint64               `protobuf:"fixed64,1,rep,packed,name=boots,proto3" json:"boots,omitempty"`
 	Seqs          []uint64               `protobuf:"fixed64,2,rep,packed,name=seqs,proto3" json:"seqs,omitempty"`
-	Many          bool                   `protobuf:"varint,3,opt,name=many,proto3" json:"many,omitempty"` // more than are kept: no set covers these
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -675,20 +650,11 @@ func (x *Ids) GetSeqs() []uint64 {
 	return nil
 }
 
-func (x *Ids) GetMany() bool {
-	if x != nil {
-		return x.Many
-	}
-	return false
-}
-
 // A Get asks for the values of keys and has what is missing loaded.
 type Get struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          [][]byte               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	Needs         []*Need                `protobuf:"bytes,2,rep,name=needs,proto3" json:"needs,omitempty"`
-	Cleared       *Ids                   `protobuf:"bytes,3,opt,name=cleared,proto3" json:"cleared,omitempty"`                             // what cleared the whole cache lately, as the asker knows it
-	AgedVersion   uint64                 `protobuf:"varint,4,opt,name=aged_version,json=agedVersion,proto3" json:"aged_version,omitempty"` // names the ids that the asker no longer keeps key by key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -735,20 +701,6 @@ func (x *Get) GetNeeds() []*Need {
 		return x.Needs
 	}
 	return nil
-}
-
-func (x *Get) GetCleared() *Ids {
-	if x != nil {
-		return x.Cleared
-	}
-	return nil
-}
-
-func (x *Get) GetAgedVersion() uint64 {
-	if x != nil {
-		return x.AgedVersion
-	}
-	return 0
 }
 
 // A Need is what must have been applied to a key before it is answered.
@@ -1109,7 +1061,6 @@ type Peek struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          [][]byte               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	Needs         []*Need                `protobuf:"bytes,2,rep,name=needs,proto3" json:"needs,omitempty"`
-	Cleared       *Ids                   `protobuf:"bytes,3,opt,name=cleared,proto3" json:"cleared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1158,19 +1109,11 @@ func (x *Peek) GetNeeds() []*Need {
 	return nil
 }
 
-func (x *Peek) GetCleared() *Ids {
-	if x != nil {
-		return x.Cleared
-	}
-	return nil
-}
-
 // A Push hands entries to a node that may act for them.
 type Push struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
-	Cleared       *Ids                   `protobuf:"bytes,2,opt,name=cleared,proto3" json:"cleared,omitempty"`
-	Applied       *Ids                   `protobuf:"bytes,3,opt,name=applied,proto3" json:"applied,omitempty"`
+	Applied       *Ids                   `protobuf:"bytes,2,opt,name=applied,proto3" json:"applied,omitempty"` // by the sender, who may lack what the receiver remembers no more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1208,13 +1151,6 @@ func (*Push) Descriptor() ([]byte, []int) {
 func (x *Push) GetEntries() []*Entry {
 	if x != nil {
 		return x.Entries
-	}
-	return nil
-}
-
-func (x *Push) GetCleared() *Ids {
-	if x != nil {
-		return x.Cleared
 	}
 	return nil
 }
@@ -1303,13 +1239,11 @@ func (x *Entry) GetBirth() *Ids {
 	return nil
 }
 
-// A Sync compares what two processes have applied and asks for what is missing.
+// A Sync tells what the sender has applied and asks for what it lacks.
 type Sync struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Applied       *Ids                   `protobuf:"bytes,1,opt,name=applied,proto3" json:"applied,omitempty"`
-	Aged          *Ids                   `protobuf:"bytes,2,opt,name=aged,proto3" json:"aged,omitempty"`
-	AgedVersion   uint64                 `protobuf:"varint,3,opt,name=aged_version,json=agedVersion,proto3" json:"aged_version,omitempty"`
-	Missing       []*Range               `protobuf:"bytes,4,rep,name=missing,proto3" json:"missing,omitempty"`
+	Applied       *Ids                   `protobuf:"bytes,1,opt,name=applied,proto3" json:"applied,omitempty"` // for each boot the end of the unbroken run
+	Fresh         bool                   `protobuf:"varint,2,opt,name=fresh,proto3" json:"fresh,omitempty"`    // the sender is new: it takes over what is older than ids are remembered
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1351,33 +1285,22 @@ func (x *Sync) GetApplied() *Ids {
 	return nil
 }
 
-func (x *Sync) GetAged() *Ids {
+func (x *Sync) GetFresh() bool {
 	if x != nil {
-		return x.Aged
+		return x.Fresh
 	}
-	return nil
+	return false
 }
 
-func (x *Sync) GetAgedVersion() uint64 {
-	if x != nil {
-		return x.AgedVersion
-	}
-	return 0
-}
-
-func (x *Sync) GetMissing() []*Range {
-	if x != nil {
-		return x.Missing
-	}
-	return nil
-}
-
-// Synced is the answer to a Sync.
+// Synced is the answer to a Sync. What its records and gone leave out up to through
+// nobody is known to have, and is to be passed over.
 type Synced struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Applied       *Ids                   `protobuf:"bytes,1,opt,name=applied,proto3" json:"applied,omitempty"`
 	Records       []*Record              `protobuf:"bytes,2,rep,name=records,proto3" json:"records,omitempty"`
-	Gone          []*Range               `protobuf:"bytes,3,rep,name=gone,proto3" json:"gone,omitempty"` // asked for, applied here once, no longer in the log
+	Gone          []*Range               `protobuf:"bytes,3,rep,name=gone,proto3" json:"gone,omitempty"`       // applied here once, no longer in the log
+	Through       *Ids                   `protobuf:"bytes,4,opt,name=through,proto3" json:"through,omitempty"` // how far this answer goes, for the boots that it is about
+	Since         *Ids                   `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`     // to a fresh sender: what to take for applied
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1429,6 +1352,20 @@ func (x *Synced) GetRecords() []*Record {
 func (x *Synced) GetGone() []*Range {
 	if x != nil {
 		return x.Gone
+	}
+	return nil
+}
+
+func (x *Synced) GetThrough() *Ids {
+	if x != nil {
+		return x.Through
+	}
+	return nil
+}
+
+func (x *Synced) GetSince() *Ids {
+	if x != nil {
+		return x.Since
 	}
 	return nil
 }
@@ -1642,7 +1579,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x05hello\x18\x02 \x01(\v2\x18.peercache.wire.v1.HelloR\x05hello\x12\x14\n" +
 	"\x05cache\x18\x03 \x01(\tR\x05cache\x12\x14\n" +
 	"\x05trace\x18\x04 \x01(\fR\x05trace\x12*\n" +
-	"\x04head\x18\x05 \x01(\v2\x16.peercache.wire.v1.IdsR\x04head\x12*\n" +
+	"\x04aged\x18\x05 \x01(\v2\x16.peercache.wire.v1.IdsR\x04aged\x12*\n" +
 	"\x03get\x18\b \x01(\v2\x16.peercache.wire.v1.GetH\x00R\x03get\x12*\n" +
 	"\x03set\x18\t \x01(\v2\x16.peercache.wire.v1.SetH\x00R\x03set\x12?\n" +
 	"\n" +
@@ -1654,20 +1591,19 @@ const file_wire_proto_rawDesc = "" +
 	"\x04sync\x18\r \x01(\v2\x17.peercache.wire.v1.SyncH\x00R\x04sync\x126\n" +
 	"\amembers\x18\x0e \x01(\v2\x1a.peercache.wire.v1.MembersH\x00R\amembers\x12-\n" +
 	"\x04meet\x18\x0f \x01(\v2\x17.peercache.wire.v1.MeetH\x00R\x04meetB\x04\n" +
-	"\x02op\"\x95\x03\n" +
+	"\x02op\"\xe9\x02\n" +
 	"\bResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x05hello\x18\x02 \x01(\v2\x18.peercache.wire.v1.HelloR\x05hello\x121\n" +
 	"\x06status\x18\x03 \x01(\x0e2\x19.peercache.wire.v1.StatusR\x06status\x12\x12\n" +
 	"\x04text\x18\x04 \x01(\tR\x04text\x123\n" +
 	"\aanswers\x18\x05 \x03(\v2\x19.peercache.wire.v1.AnswerR\aanswers\x12\x18\n" +
-	"\aworking\x18\x06 \x03(\x04R\aworking\x12*\n" +
-	"\x04head\x18\a \x01(\v2\x16.peercache.wire.v1.IdsR\x04head\x12\x18\n" +
+	"\aworking\x18\x06 \x03(\x04R\aworking\x12\x18\n" +
 	"\amembers\x18\b \x01(\x06R\amembers\x121\n" +
 	"\x06synced\x18\t \x01(\v2\x19.peercache.wire.v1.SyncedR\x06synced\x12:\n" +
 	"\vmember_list\x18\n" +
 	" \x03(\v2\x19.peercache.wire.v1.MemberR\n" +
-	"memberList\"\x9a\x02\n" +
+	"memberList\"\xc5\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x10\n" +
@@ -1675,18 +1611,13 @@ const file_wire_proto_rawDesc = "" +
 	"\x04boot\x18\x04 \x01(\x06R\x04boot\x12.\n" +
 	"\x05state\x18\x05 \x01(\x0e2\x18.peercache.wire.v1.StateR\x05state\x12\x1c\n" +
 	"\tconstants\x18\x06 \x01(\x06R\tconstants\x12\x12\n" +
-	"\x04ring\x18\a \x01(\x06R\x04ring\x120\n" +
-	"\aapplied\x18\b \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\x12!\n" +
-	"\faged_version\x18\t \x01(\x04R\vagedVersion\"C\n" +
+	"\x04ring\x18\a \x01(\x06R\x04ring\"/\n" +
 	"\x03Ids\x12\x14\n" +
 	"\x05boots\x18\x01 \x03(\x06R\x05boots\x12\x12\n" +
-	"\x04seqs\x18\x02 \x03(\x06R\x04seqs\x12\x12\n" +
-	"\x04many\x18\x03 \x01(\bR\x04many\"\x9d\x01\n" +
+	"\x04seqs\x18\x02 \x03(\x06R\x04seqs\"H\n" +
 	"\x03Get\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\fR\x04keys\x12-\n" +
-	"\x05needs\x18\x02 \x03(\v2\x17.peercache.wire.v1.NeedR\x05needs\x120\n" +
-	"\acleared\x18\x03 \x01(\v2\x16.peercache.wire.v1.IdsR\acleared\x12!\n" +
-	"\faged_version\x18\x04 \x01(\x04R\vagedVersion\"F\n" +
+	"\x05needs\x18\x02 \x03(\v2\x17.peercache.wire.v1.NeedR\x05needs\"F\n" +
 	"\x04Need\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12(\n" +
 	"\x03ids\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\x03ids\"\xc0\x01\n" +
@@ -1713,30 +1644,28 @@ const file_wire_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x06R\x03seq\x12\x14\n" +
 	"\x05cache\x18\x03 \x01(\tR\x05cache\x12\x12\n" +
 	"\x04keys\x18\x04 \x03(\fR\x04keys\x12\x14\n" +
-	"\x05clear\x18\x05 \x01(\bR\x05clear\"{\n" +
+	"\x05clear\x18\x05 \x01(\bR\x05clear\"I\n" +
 	"\x04Peek\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\fR\x04keys\x12-\n" +
-	"\x05needs\x18\x02 \x03(\v2\x17.peercache.wire.v1.NeedR\x05needs\x120\n" +
-	"\acleared\x18\x03 \x01(\v2\x16.peercache.wire.v1.IdsR\acleared\"\x9e\x01\n" +
+	"\x05needs\x18\x02 \x03(\v2\x17.peercache.wire.v1.NeedR\x05needs\"l\n" +
 	"\x04Push\x122\n" +
 	"\aentries\x18\x01 \x03(\v2\x18.peercache.wire.v1.EntryR\aentries\x120\n" +
-	"\acleared\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\acleared\x120\n" +
-	"\aapplied\x18\x03 \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\"\x91\x01\n" +
+	"\aapplied\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\"\x91\x01\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x15\n" +
 	"\x06ttl_ms\x18\x03 \x01(\x04R\x05ttlMs\x12\x1b\n" +
 	"\tnot_found\x18\x04 \x01(\bR\bnotFound\x12,\n" +
-	"\x05birth\x18\x05 \x01(\v2\x16.peercache.wire.v1.IdsR\x05birth\"\xbb\x01\n" +
+	"\x05birth\x18\x05 \x01(\v2\x16.peercache.wire.v1.IdsR\x05birth\"N\n" +
 	"\x04Sync\x120\n" +
-	"\aapplied\x18\x01 \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\x12*\n" +
-	"\x04aged\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\x04aged\x12!\n" +
-	"\faged_version\x18\x03 \x01(\x04R\vagedVersion\x122\n" +
-	"\amissing\x18\x04 \x03(\v2\x18.peercache.wire.v1.RangeR\amissing\"\x9d\x01\n" +
+	"\aapplied\x18\x01 \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\x12\x14\n" +
+	"\x05fresh\x18\x02 \x01(\bR\x05fresh\"\xfd\x01\n" +
 	"\x06Synced\x120\n" +
 	"\aapplied\x18\x01 \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\x123\n" +
 	"\arecords\x18\x02 \x03(\v2\x19.peercache.wire.v1.RecordR\arecords\x12,\n" +
-	"\x04gone\x18\x03 \x03(\v2\x18.peercache.wire.v1.RangeR\x04gone\"E\n" +
+	"\x04gone\x18\x03 \x03(\v2\x18.peercache.wire.v1.RangeR\x04gone\x120\n" +
+	"\athrough\x18\x04 \x01(\v2\x16.peercache.wire.v1.IdsR\athrough\x12,\n" +
+	"\x05since\x18\x05 \x01(\v2\x16.peercache.wire.v1.IdsR\x05since\"E\n" +
 	"\x05Range\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\x06R\x04boot\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x06R\x05first\x12\x12\n" +
@@ -1815,7 +1744,7 @@ var file_wire_proto_goTypes = []any{
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: peercache.wire.v1.Request.hello:type_name -> peercache.wire.v1.Hello
-	5,  // 1: peercache.wire.v1.Request.head:type_name -> peercache.wire.v1.Ids
+	5,  // 1: peercache.wire.v1.Request.aged:type_name -> peercache.wire.v1.Ids
 	6,  // 2: peercache.wire.v1.Request.get:type_name -> peercache.wire.v1.Get
 	9,  // 3: peercache.wire.v1.Request.set:type_name -> peercache.wire.v1.Set
 	10, // 4: peercache.wire.v1.Request.invalidate:type_name -> peercache.wire.v1.Invalidate
@@ -1827,36 +1756,31 @@ var file_wire_proto_depIdxs = []int32{
 	4,  // 10: peercache.wire.v1.Response.hello:type_name -> peercache.wire.v1.Hello
 	0,  // 11: peercache.wire.v1.Response.status:type_name -> peercache.wire.v1.Status
 	8,  // 12: peercache.wire.v1.Response.answers:type_name -> peercache.wire.v1.Answer
-	5,  // 13: peercache.wire.v1.Response.head:type_name -> peercache.wire.v1.Ids
-	16, // 14: peercache.wire.v1.Response.synced:type_name -> peercache.wire.v1.Synced
-	19, // 15: peercache.wire.v1.Response.member_list:type_name -> peercache.wire.v1.Member
-	1,  // 16: peercache.wire.v1.Hello.state:type_name -> peercache.wire.v1.State
-	5,  // 17: peercache.wire.v1.Hello.applied:type_name -> peercache.wire.v1.Ids
-	7,  // 18: peercache.wire.v1.Get.needs:type_name -> peercache.wire.v1.Need
-	5,  // 19: peercache.wire.v1.Get.cleared:type_name -> peercache.wire.v1.Ids
-	5,  // 20: peercache.wire.v1.Need.ids:type_name -> peercache.wire.v1.Ids
-	0,  // 21: peercache.wire.v1.Answer.status:type_name -> peercache.wire.v1.Status
-	5,  // 22: peercache.wire.v1.Answer.birth:type_name -> peercache.wire.v1.Ids
-	5,  // 23: peercache.wire.v1.Set.before:type_name -> peercache.wire.v1.Ids
-	11, // 24: peercache.wire.v1.Invalidate.records:type_name -> peercache.wire.v1.Record
-	7,  // 25: peercache.wire.v1.Peek.needs:type_name -> peercache.wire.v1.Need
-	5,  // 26: peercache.wire.v1.Peek.cleared:type_name -> peercache.wire.v1.Ids
-	14, // 27: peercache.wire.v1.Push.entries:type_name -> peercache.wire.v1.Entry
-	5,  // 28: peercache.wire.v1.Push.cleared:type_name -> peercache.wire.v1.Ids
-	5,  // 29: peercache.wire.v1.Push.applied:type_name -> peercache.wire.v1.Ids
-	5,  // 30: peercache.wire.v1.Entry.birth:type_name -> peercache.wire.v1.Ids
-	5,  // 31: peercache.wire.v1.Sync.applied:type_name -> peercache.wire.v1.Ids
-	5,  // 32: peercache.wire.v1.Sync.aged:type_name -> peercache.wire.v1.Ids
-	17, // 33: peercache.wire.v1.Sync.missing:type_name -> peercache.wire.v1.Range
-	5,  // 34: peercache.wire.v1.Synced.applied:type_name -> peercache.wire.v1.Ids
-	11, // 35: peercache.wire.v1.Synced.records:type_name -> peercache.wire.v1.Record
-	17, // 36: peercache.wire.v1.Synced.gone:type_name -> peercache.wire.v1.Range
-	1,  // 37: peercache.wire.v1.Member.state:type_name -> peercache.wire.v1.State
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	16, // 13: peercache.wire.v1.Response.synced:type_name -> peercache.wire.v1.Synced
+	19, // 14: peercache.wire.v1.Response.member_list:type_name -> peercache.wire.v1.Member
+	1,  // 15: peercache.wire.v1.Hello.state:type_name -> peercache.wire.v1.State
+	7,  // 16: peercache.wire.v1.Get.needs:type_name -> peercache.wire.v1.Need
+	5,  // 17: peercache.wire.v1.Need.ids:type_name -> peercache.wire.v1.Ids
+	0,  // 18: peercache.wire.v1.Answer.status:type_name -> peercache.wire.v1.Status
+	5,  // 19: peercache.wire.v1.Answer.birth:type_name -> peercache.wire.v1.Ids
+	5,  // 20: peercache.wire.v1.Set.before:type_name -> peercache.wire.v1.Ids
+	11, // 21: peercache.wire.v1.Invalidate.records:type_name -> peercache.wire.v1.Record
+	7,  // 22: peercache.wire.v1.Peek.needs:type_name -> peercache.wire.v1.Need
+	14, // 23: peercache.wire.v1.Push.entries:type_name -> peercache.wire.v1.Entry
+	5,  // 24: peercache.wire.v1.Push.applied:type_name -> peercache.wire.v1.Ids
+	5,  // 25: peercache.wire.v1.Entry.birth:type_name -> peercache.wire.v1.Ids
+	5,  // 26: peercache.wire.v1.Sync.applied:type_name -> peercache.wire.v1.Ids
+	5,  // 27: peercache.wire.v1.Synced.applied:type_name -> peercache.wire.v1.Ids
+	11, // 28: peercache.wire.v1.Synced.records:type_name -> peercache.wire.v1.Record
+	17, // 29: peercache.wire.v1.Synced.gone:type_name -> peercache.wire.v1.Range
+	5,  // 30: peercache.wire.v1.Synced.through:type_name -> peercache.wire.v1.Ids
+	5,  // 31: peercache.wire.v1.Synced.since:type_name -> peercache.wire.v1.Ids
+	1,  // 32: peercache.wire.v1.Member.state:type_name -> peercache.wire.v1.State
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }

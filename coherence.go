@@ -1,0 +1,213 @@
+package peercache
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// What keeps the memories of a cluster's processes coherent: the ledger of invalidations,
+// their delivery, catching up with what was missed, and the fence. Each process has one;
+// what caches do with it is in invalidate.go.
+//
+// In short: an invalidation has an id and goes to all members. Who applies it drops the
+// key, detaches its flights, and remembers the id with the key for a minute. A fetch tells
+// the peer which ids that must have applied to the key, and the peer applies what it does
+// not know of them before it answers. So nobody reads from one that lags what was removed,
+// whatever became of the messages. For what is not remembered with keys any more, the
+// ledger has how far each process's invalidations are applied, and a peer that has not
+// applied what its asker has answers that it is behind. No clock is compared, nobody
+// leads, and the processes need not agree on their rings.
+
+// A coherence keeps one process's caches coherent with the others'.
+type coherence struct {
+	net    network
+	ledger *ledger
+	post   postman
+	fence  *fence
+	catch  catcher
+
+	started sync.Once
+	partial atomic.Int64 // calls that not all have confirmed
+}
+
+func newCoherence(net network, boot uint64, cache func(name string) *engine) *coherence {
+	c := &coherence{net: net, ledger: newLedger(boot, cache)}
+	c.post.with = c
+	c.catch.with = c
+	c.fence = newFence(c.catch.wake)
+	return c
+}
+
+// start has the process catch up and make sure that it runs, from when it has peers on.
+func (c *coherence) start() {
+	c.started.Do(func() {
+		c.fence.start()
+		c.catch.start()
+	})
+}
+
+// stop ends that, when the process has left.
+func (c *coherence) stop() {
+	c.fence.stop()
+	c.catch.stop()
+}
+
+// meet has a peer that is new, or back, told what it was not, and asked what it knows.
+func (c *coherence) meet(peer string) {
+	c.post.knock(peer)
+	if !c.ledger.empty() { // then it is the one to ask
+		c.catch.meet(peer)
+	}
+}
+
+// welcome has a cache that is new remember the invalidations of the last minute.
+func (c *coherence) welcome(e *engine) {
+	for _, r := range c.ledger.since(e.name, now()-int64(idsLife)) {
+		e.store.apply(r)
+	}
+}
+
+// An audience is who has to be told of an invalidation.
+type audience struct {
+	peers []string // URLs of all other processes, whatever their state
+	hash  uint64   // of the URLs of all processes, this one's too
+}
+
+// call sends a peer a request and returns its answer.
+func (c *coherence) call(peer string, req *wire.Request, timeout time.Duration) (*wire.Response, error) {
+	ctx, cancel := context.WithTimeoutCause(c.net.lifetime(), timeout, errSilent)
+	defer cancel()
+	return c.net.call(ctx, peer, req)
+}
+
+// publish has all others apply removals, and waits until they have, until ctx ends or it
+// is too late. The removals go on being delivered then.
+func (c *coherence) publish(ctx context.Context, removals []*removal, until int64) error {
+	known := c.net.audience()
+	t := newTally(c.net.view().url, known, len(removals), func(t *tally, peer string) {
+		c.net.background(func() { c.tellMore(t, peer, removals) })
+	})
+	c.post.send(known.peers, removals, t)
+	select {
+	case <-t.done:
+		return nil
+	default:
+	}
+	missing := errUntold
+	timer := time.NewTimer(max(time.Duration(until-now()), 0))
+	defer timer.Stop()
+	select {
+	case <-t.done:
+	case <-timer.C:
+	case <-ctx.Done():
+		missing = ctx.Err()
+	}
+	err := t.result(missing)
+	if err != nil {
+		c.partial.Add(1)
+	}
+	return err
+}
+
+// tellMore has those told whom a peer knows and this process does not.
+func (c *coherence) tellMore(t *tally, peer string, removals []*removal) {
+	resp, err := c.call(peer, &wire.Request{Op: &wire.Request_Members{Members: &wire.Members{}}}, deliverTimeout)
+	members := make([]string, 0, len(resp.GetMemberList()))
+	for _, m := range resp.GetMemberList() {
+		if u, err := normalizeURL(m.GetUrl()); err == nil {
+			members = append(members, u.String())
+		}
+	}
+	c.post.send(t.join(peer, members, len(removals), err), removals, t)
+}
+
+// current reports whether this process may answer a peer from its memory: it is not
+// behind the fence, and has applied what the peer does not remember key by key.
+func (c *coherence) current(aged ids) bool { return !c.fence.isUp() && c.ledger.covers(aged) }
+
+// serve does what a peer asks for. It does not wait.
+func (c *coherence) serve(req *wire.Request, peer string) *wire.Response {
+	resp := &wire.Response{Id: req.GetId()}
+	refuse := func(text string, args ...any) *wire.Response {
+		resp.Status, resp.Text = wire.Status_BAD_REQUEST, clip(fmt.Sprintf(text, args...))
+		return resp
+	}
+	switch op := req.GetOp().(type) {
+	case *wire.Request_Set:
+		e := c.ledger.cache(req.GetCache())
+		if e == nil {
+			resp.Status = wire.Status_UNKNOWN_CACHE
+			return resp
+		}
+		if !c.current(idsOf(req.GetAged())) {
+			resp.Status = wire.Status_BEHIND
+			return resp
+		}
+		resp.Status = e.accepts(op.Set)
+	case *wire.Request_Invalidate:
+		removals, err := removalsOf(op.Invalidate.GetRecords())
+		if err != nil {
+			return refuse("%v", err)
+		}
+		for _, r := range removals {
+			c.ledger.apply(r)
+		}
+	case *wire.Request_Sync:
+		if len(op.Sync.GetApplied().GetBoots()) > maxBoots {
+			return refuse("more than %d processes", maxBoots)
+		}
+		theirs := idsOf(op.Sync.GetApplied())
+		resp.Synced = c.ledger.answer(theirs, op.Sync.GetFresh())
+		c.post.knock(peer)
+		if !c.ledger.covers(theirs) {
+			c.catch.meet(peer)
+		}
+	case *wire.Request_Members:
+		for _, url := range append(c.net.audience().peers, c.net.view().url) {
+			resp.MemberList = append(resp.MemberList, &wire.Member{Url: url})
+		}
+	default:
+		return refuse("this node does not know what is asked")
+	}
+	resp.Members = c.net.audience().hash
+	return resp
+}
+
+// toWire is how a removal travels.
+func (r *removal) toWire() *wire.Record {
+	w := &wire.Record{Boot: r.boot, Seq: r.seq, Cache: r.cache, Clear: len(r.keys) == 0}
+	for _, key := range r.keys {
+		w.Keys = append(w.Keys, wire.Bytes(key))
+	}
+	return w
+}
+
+// removalsOf undoes toWire for what a peer sent. The messages' memory is theirs from here
+// on.
+func removalsOf(records []*wire.Record) ([]*removal, error) {
+	removals := make([]*removal, len(records))
+	keys := 0
+	for i, w := range records {
+		if w.GetSeq() == 0 || !validName.MatchString(w.GetCache()) || w.GetClear() != (len(w.GetKeys()) == 0) {
+			return nil, fmt.Errorf("peercache: record %d of %d makes no sense", i, len(records))
+		}
+		if keys += len(w.GetKeys()); keys > maxSyncKeys {
+			return nil, fmt.Errorf("peercache: more than %d keys", maxSyncKeys)
+		}
+		r := &removal{id: id{w.GetBoot(), w.GetSeq()}, cache: w.GetCache(), at: now()}
+		for _, k := range w.GetKeys() {
+			key := wire.String(k)
+			if err := checkKey(key); err != nil {
+				return nil, err
+			}
+			r.keys = append(r.keys, key)
+		}
+		removals[i] = r
+	}
+	return removals, nil
+}

@@ -1,0 +1,274 @@
+package peercache
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// The delivery of removals: each peer has a box of its own, so that one that hangs holds
+// up nobody else. What is in a box goes out together, and stays until the peer has
+// confirmed it: for as long as pendingLife, however long ago the call has returned.
+
+const (
+	// confirmTimeout is how long Set, Remove and Clear wait for peers to confirm. It is
+	// less than gossip takes to declare a peer dead, and more than a pause of the garbage
+	// collector or a lost packet.
+	confirmTimeout = 2 * time.Second
+
+	// Between two attempts to reach a peer there is deliverFirst, doubling to
+	// deliverLongest: what it missed it has within half a second of its return. Breakers
+	// have no part in it, and any sign of life begins the next attempt at once.
+	deliverFirst   = 100 * time.Millisecond
+	deliverLongest = 500 * time.Millisecond
+
+	// deliverTimeout bounds one attempt. A peer that is alive takes a millisecond.
+	deliverTimeout = time.Second
+
+	// pendingLife is how long a peer that does not confirm is tried. Then it has to ask by
+	// itself, as it does anyway when it meets anybody.
+	pendingLife = 10 * time.Minute
+
+	// maxPending is how many removals wait for a peer. Beyond that they are dropped, and
+	// the peer is told that it has to catch up.
+	maxPending = 10_000
+)
+
+var (
+	// errNotMine is a peer that answers, and cannot act for a key: by its ring it
+	// may not, it has no such cache, or it has left.
+	errNotMine = errors.New("peercache: the peer may not act for the key")
+
+	errUntold = errors.New("peercache: the peer has not confirmed yet")
+)
+
+// A postman delivers the removals of one process.
+type postman struct {
+	with    *coherence
+	pending atomic.Int64 // removals that some peer has not confirmed
+
+	mu    sync.Mutex // guards boxes
+	boxes map[string]*box
+}
+
+// A box holds what one peer has not confirmed.
+type box struct {
+	postman *postman
+	peer    string
+	knock   chan struct{} // room for one: a sign of life
+
+	mu      sync.Mutex // guards the fields below
+	parcels []parcel   // the oldest first
+	gone    int        // how many have been before them
+	behind  uint64     // the peer has to catch up with this process's ids up to here; 0: nothing was dropped
+	busy    bool       // a goroutine delivers
+	failing bool       // the last attempt failed
+}
+
+// A parcel is a removal on its way to one peer, and the call that waits for it.
+type parcel struct {
+	*removal
+	call  *tally
+	since int64
+}
+
+// send has peers told of removals. The tally counts their confirmations.
+func (p *postman) send(peers []string, removals []*removal, t *tally) {
+	at := now()
+	for _, peer := range peers {
+		parcels := make([]parcel, len(removals))
+		for i, r := range removals {
+			parcels[i] = parcel{r, t, at}
+		}
+		p.box(peer).add(parcels)
+	}
+}
+
+func (p *postman) box(peer string) *box {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := p.boxes[peer]
+	if b == nil {
+		b = &box{postman: p, peer: peer, knock: make(chan struct{}, 1)}
+		if p.boxes == nil {
+			p.boxes = make(map[string]*box)
+		}
+		p.boxes[peer] = b
+	}
+	return b
+}
+
+// knock begins the next attempt to reach a peer, of which there is a sign of life.
+func (p *postman) knock(peer string) {
+	if p.pending.Load() == 0 {
+		return
+	}
+	p.mu.Lock()
+	b := p.boxes[peer]
+	p.mu.Unlock()
+	if b != nil {
+		notify(b.knock)
+	}
+}
+
+// retain forgets the boxes of peers that nothing is known of any more and that are empty.
+func (p *postman) retain(known func(peer string) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.boxes, func(peer string, b *box) bool { return !known(peer) && b.empty() })
+}
+
+func (b *box) empty() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.parcels) == 0 && b.behind == 0 && !b.busy
+}
+
+// add puts parcels into the box.
+func (b *box) add(parcels []parcel) {
+	b.mu.Lock()
+	b.parcels = append(b.parcels, parcels...)
+	b.postman.pending.Add(int64(len(parcels)))
+	if over := len(b.parcels) - maxPending; over > 0 && b.failing {
+		for _, old := range b.parcels[:over] {
+			b.behind = max(b.behind, old.seq)
+		}
+		b.dropLocked(over)
+	}
+	start := !b.busy
+	b.busy = true
+	b.mu.Unlock()
+	if start && !b.postman.with.net.background(b.deliver) {
+		b.close(nil) // this process has left, and nobody has to be told
+	}
+}
+
+// dropLocked takes the first n parcels out of the box.
+func (b *box) dropLocked(n int) {
+	b.postman.pending.Add(-int64(n))
+	clear(b.parcels[:n])
+	b.gone += n
+	if b.parcels = b.parcels[n:]; len(b.parcels) == 0 {
+		b.parcels = nil
+	}
+}
+
+// deliver delivers until the box is empty.
+func (b *box) deliver() {
+	c := b.postman.with
+	pause := deliverFirst
+	for {
+		batch, after, behind := b.next()
+		if len(batch) == 0 && behind == 0 {
+			return
+		}
+		resp, err := b.attempt(batch, after, behind)
+		switch {
+		case err == nil:
+			pause = deliverFirst
+			for _, p := range batch {
+				p.call.confirmed(b.peer, resp.GetMembers())
+			}
+			continue
+		case c.net.lifetime().Err() != nil:
+			b.close(errLeft)
+			return
+		case errors.Is(err, errDraining), c.net.departed(b.peer):
+			b.close(nil)
+			return
+		}
+		b.mu.Lock()
+		b.failing = true
+		for _, p := range b.parcels {
+			p.call.failed(b.peer, err)
+		}
+		b.mu.Unlock()
+		b.expire()
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-b.knock:
+		case <-c.net.lifetime().Done():
+		}
+		timer.Stop()
+		pause = min(2*pause, deliverLongest)
+	}
+}
+
+// next returns what goes out next, as much as fits a request, and how many were before it.
+// If there is nothing, the goroutine that asks is done.
+func (b *box) next() (batch []parcel, after int, behind uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n, keys := 0, 0
+	for n < len(b.parcels) && keys+max(len(b.parcels[n].keys), 1) <= wire.MaxKeys {
+		keys += max(len(b.parcels[n].keys), 1)
+		n++
+	}
+	b.busy = n > 0 || b.behind > 0
+	return slices.Clone(b.parcels[:n]), b.gone, b.behind
+}
+
+// attempt sends a batch, and takes it out of the box if the peer confirms it.
+func (b *box) attempt(batch []parcel, after int, behind uint64) (*wire.Response, error) {
+	c := b.postman.with
+	if behind > 0 {
+		if err := c.awaken(b.peer, behind); err != nil {
+			return nil, err
+		}
+	}
+	var resp *wire.Response
+	if len(batch) > 0 {
+		records := make([]*wire.Record, len(batch))
+		for i, p := range batch {
+			records[i] = p.toWire()
+		}
+		var err error
+		resp, err = c.call(b.peer, &wire.Request{Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: records}}}, deliverTimeout)
+		if err != nil {
+			return nil, err
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failing = false
+	if b.behind == behind {
+		b.behind = 0
+	}
+	b.dropLocked(max(after+len(batch)-b.gone, 0)) // some may have been dropped meanwhile
+	return resp, nil
+}
+
+// expire gives up what nobody has confirmed for too long.
+func (b *box) expire() {
+	at := now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for n < len(b.parcels) && time.Duration(at-b.parcels[n].since) > pendingLife {
+		n++
+	}
+	b.dropLocked(n)
+}
+
+// close empties the box for good: its peer has left, which is as good as a confirmation,
+// or this process has.
+func (b *box) close(err error) {
+	b.mu.Lock()
+	left := slices.Clone(b.parcels)
+	b.dropLocked(len(left))
+	b.behind, b.busy = 0, false
+	b.mu.Unlock()
+	for _, p := range left {
+		if err == nil {
+			p.call.confirmed(b.peer, 0)
+		} else {
+			p.call.failed(b.peer, err)
+		}
+	}
+}

@@ -1,0 +1,381 @@
+package peercache
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// What a process knows of invalidations: which it has applied, whosever they were, and
+// the last of them as records, for others who missed them. Who is told of what is in
+// delivery.go, how what was missed is found out in catchup.go, what an invalidation does
+// to a cache in store.go.
+
+const (
+	// maxRecords and maxLogBytes bound the log: at a thousand Removes a second it reaches
+	// back a minute. Who has missed more than that drops everything.
+	maxRecords  = 1 << 16
+	maxLogBytes = 8 << 20
+
+	// idsLife is how long ids are remembered key by key: longer than anything that could
+	// bring an old value is on its way. A fetch that waits for a load that takes longer
+	// is detached by what comes meanwhile, and keeps nothing.
+	idsLife = 60 * time.Second
+
+	// maxEarly bounds the ids of one process that came before some that have not. What is
+	// beyond is applied too, and asked for once more.
+	maxEarly = 1 << 10
+
+	// maxBoots bounds the processes whose ids are told apart, dead ones included: 200 of
+	// them restarted twenty times (arbitrary). Beyond, the one that was heard of longest
+	// ago is forgotten.
+	maxBoots = 1 << 12
+)
+
+// A removal is a call of Set, Remove or Clear as the others are told of it, or as much
+// of the call as a frame holds. It never changes.
+type removal struct {
+	id
+	cache string
+	keys  []string // none: all that the cache holds
+	at    int64    // when this process heard of it
+}
+
+// removalOverhead is what a removal takes beside its keys (measured on 64-bit machines).
+const removalOverhead = 160
+
+func (r *removal) size() int {
+	n := removalOverhead
+	for _, key := range r.keys {
+		n += 16 + len(key)
+	}
+	return n
+}
+
+// A ledger is what one process knows of invalidations. Its methods neither wait nor call
+// the network.
+type ledger struct {
+	boot  uint64
+	born  int64
+	cache func(name string) *engine // nil if there is none of that name
+
+	agedVersion            atomic.Uint64 // changes whenever what aged returns does
+	pulled, passed, clears atomic.Int64  // invalidations that were missed: got later, never, and for which all was dropped
+
+	mu      sync.Mutex // guards the fields below; a leaf: stores age ids with theirs held
+	seq     uint64     // of the last id that was drawn here
+	boots   map[uint64]*progress
+	log     []*removal // the oldest first, from gone on
+	gone    int
+	bytes   int
+	adopted bool // it has what was before it from others, or was the first
+}
+
+// A progress is what is known of one process's invalidations.
+type progress struct {
+	upTo    uint64              // all up to here are applied, or passed over
+	early   map[uint64]struct{} // applied, beyond one that is not
+	over    map[uint64]struct{} // passed over: nobody knew them
+	records map[uint64]*removal // those in the log
+	evicted uint64              // the highest that is in the log no more
+	aged    uint64              // up to here, they are not remembered key by key
+	heard   int64               // when the last came
+	gap     int64               // since when there are early ones
+}
+
+func newLedger(boot uint64, cache func(string) *engine) *ledger {
+	return &ledger{boot: boot, born: now(), cache: cache, boots: make(map[uint64]*progress)}
+}
+
+// progressLocked returns what is known of a process's invalidations.
+func (l *ledger) progressLocked(boot uint64) *progress {
+	p := l.boots[boot]
+	if p != nil {
+		return p
+	}
+	if len(l.boots) >= maxBoots {
+		l.forgetOneLocked()
+	}
+	p = &progress{records: make(map[uint64]*removal), heard: now()}
+	l.boots[boot] = p
+	return p
+}
+
+func (l *ledger) forgetOneLocked() {
+	var oldest uint64
+	var found *progress
+	for boot, p := range l.boots {
+		if boot != l.boot && (found == nil || p.heard < found.heard) {
+			oldest, found = boot, p
+		}
+	}
+	delete(l.boots, oldest)
+}
+
+// draw returns a removal with a new id of this process. The caller applies it, or others
+// would wait for it.
+func (l *ledger) draw(cache string, keys []string) *removal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seq++
+	return &removal{id: id{l.boot, l.seq}, cache: cache, keys: keys, at: now()}
+}
+
+// apply does what a removal asks for, and remembers it. To apply it again does no harm,
+// but to what a Set with its id has stored, unless the id is remembered with the key.
+func (l *ledger) apply(r *removal) {
+	l.mu.Lock()
+	l.logLocked(r) // first: a cache that is made meanwhile looks at the log
+	l.mu.Unlock()
+	if e := l.cache(r.cache); e != nil {
+		e.store.apply(r)
+	}
+	l.mu.Lock()
+	l.markLocked(r.id) // last: who trusts this must find it done
+	l.mu.Unlock()
+}
+
+// has reports whether an invalidation is applied.
+func (l *ledger) has(i id) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.hasLocked(i)
+}
+
+func (l *ledger) hasLocked(i id) bool {
+	p := l.boots[i.boot]
+	if p == nil {
+		return false
+	}
+	if i.seq <= p.upTo {
+		_, over := p.over[i.seq]
+		return !over
+	}
+	_, early := p.early[i.seq]
+	return early
+}
+
+func (l *ledger) markLocked(i id) {
+	p := l.progressLocked(i.boot)
+	p.heard = now()
+	switch {
+	case i.seq <= p.upTo:
+		delete(p.over, i.seq)
+	case i.seq == p.upTo+1:
+		p.upTo++
+		p.absorb()
+	case len(p.early) < maxEarly:
+		if p.early == nil {
+			p.early = make(map[uint64]struct{})
+		}
+		if len(p.early) == 0 {
+			p.gap = p.heard
+		}
+		p.early[i.seq] = struct{}{}
+	}
+}
+
+// absorb moves the end of the unbroken run on over early ones.
+func (p *progress) absorb() {
+	for len(p.early) > 0 {
+		if _, ok := p.early[p.upTo+1]; !ok {
+			return
+		}
+		p.upTo++
+		delete(p.early, p.upTo)
+	}
+}
+
+// passTo takes all up to seq for applied. What is not is remembered, and applied all the
+// same if it comes after all.
+func (p *progress) passTo(seq uint64) (passed int) {
+	if seq > p.upTo+maxSyncKeys { // more than any peer would leave out
+		p.skipTo(seq)
+		return 0
+	}
+	for p.upTo < seq {
+		p.upTo++
+		if _, early := p.early[p.upTo]; early {
+			delete(p.early, p.upTo)
+			continue
+		}
+		passed++
+		if len(p.over) < maxEarly {
+			if p.over == nil {
+				p.over = make(map[uint64]struct{})
+			}
+			p.over[p.upTo] = struct{}{}
+		}
+	}
+	p.absorb()
+	return passed
+}
+
+// skipTo is passTo without remembering, for runs of any length.
+func (p *progress) skipTo(seq uint64) {
+	if p.upTo >= seq {
+		return
+	}
+	for early := range p.early {
+		if early <= seq {
+			delete(p.early, early)
+		}
+	}
+	p.upTo = seq
+	p.absorb()
+}
+
+// logLocked puts a removal into the log, unless it is there.
+func (l *ledger) logLocked(r *removal) {
+	p := l.progressLocked(r.boot)
+	if p.records[r.seq] != nil {
+		return
+	}
+	p.records[r.seq] = r
+	l.log = append(l.log, r)
+	l.bytes += r.size()
+	for len(l.log)-l.gone > maxRecords || l.bytes > maxLogBytes {
+		old := l.log[l.gone]
+		l.log[l.gone] = nil
+		l.gone++
+		l.bytes -= old.size()
+		if p := l.boots[old.boot]; p != nil && p.records[old.seq] == old {
+			delete(p.records, old.seq)
+			p.evicted = max(p.evicted, old.seq)
+		}
+	}
+	if l.gone > maxRecords {
+		l.log = append(l.log[:0:0], l.log[l.gone:]...)
+		l.gone = 0
+	}
+}
+
+// since returns the removals in the log that concern a cache and are remembered key by
+// key still, the oldest first.
+func (l *ledger) since(cache string, at int64) []*removal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var recent []*removal
+	for _, r := range l.log[l.gone:] {
+		if r.cache == cache && r.at >= at {
+			recent = append(recent, r)
+		}
+	}
+	return recent
+}
+
+// age notes that ids are not remembered key by key any more. From then on only peers that
+// have applied them are asked for keys: whatever key they may be of.
+func (l *ledger) age(old ids) {
+	if len(old) == 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, i := range old {
+		if p := l.progressLocked(i.boot); p.aged < i.seq {
+			p.aged = i.seq
+			l.agedVersion.Add(1)
+		}
+	}
+}
+
+// aged returns what age was told, and the version of that.
+func (l *ledger) aged() (ids, uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all ids
+	for boot, p := range l.boots {
+		if p.aged > 0 {
+			all = append(all, id{boot, p.aged})
+		}
+	}
+	return all, l.agedVersion.Load()
+}
+
+// applied returns for each process the end of the unbroken run.
+func (l *ledger) applied() ids {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.appliedLocked()
+}
+
+func (l *ledger) appliedLocked() ids {
+	all := make(ids, 0, len(l.boots))
+	for boot, p := range l.boots {
+		if p.upTo > 0 {
+			all = append(all, id{boot, p.upTo})
+		}
+	}
+	return all
+}
+
+// covers reports whether all of a set is applied, and all before.
+func (l *ledger) covers(s ids) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, i := range s {
+		if p := l.boots[i.boot]; p == nil || p.upTo < i.seq {
+			return false
+		}
+	}
+	return true
+}
+
+// coveredBy reports whether a set has all that is not remembered key by key here.
+func (l *ledger) coveredBy(applied ids) bool {
+	has := make(map[uint64]uint64, len(applied))
+	for _, i := range applied {
+		has[i.boot] = i.seq
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for boot, p := range l.boots {
+		if p.aged > has[boot] {
+			return false
+		}
+	}
+	return true
+}
+
+// stirred reports whether somebody may not have what this process has, or have what it
+// has not: there was an invalidation lately, or it is new. Each takes some seconds to get
+// to all that can be reached, and whoever could not be compares itself when it is back.
+func (l *ledger) stirred() bool {
+	at := now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.boots {
+		if time.Duration(at-p.heard) < idsLife || len(p.early) > 0 {
+			return true
+		}
+	}
+	return !l.adopted
+}
+
+// empty reports whether there never was an invalidation.
+func (l *ledger) empty() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.boots) == 0
+}
+
+// sizes returns how much there is.
+func (l *ledger) sizes() (records, bytes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int64(len(l.log) - l.gone), int64(l.bytes)
+}
+
+// lag returns for how long invalidations are known to be missing.
+func (l *ledger) lag() (longest int64) {
+	at := now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.boots {
+		if len(p.early) > 0 {
+			longest = max(longest, at-p.gap)
+		}
+	}
+	return longest
+}

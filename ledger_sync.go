@@ -1,0 +1,218 @@
+package peercache
+
+import (
+	"slices"
+	"time"
+
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// How two ledgers are compared: what one answers the other, and what that does with it.
+
+// A run is some invalidations of one process, in a row.
+type run struct{ boot, first, last uint64 }
+
+// answer says what is applied here and not by one who has applied theirs. To one that is
+// fresh it says where to begin: before what is remembered key by key.
+func (l *ledger) answer(theirs ids, fresh bool) *wire.Synced {
+	at := now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := &wire.Synced{Applied: l.appliedLocked().toWire()}
+	if fresh {
+		s.Since = l.sinceLocked(at - int64(idsLife)).toWire()
+		return s
+	}
+	has := make(map[uint64]uint64, len(theirs))
+	for _, i := range theirs {
+		has[i.boot] = i.seq
+	}
+	keys, bytes := 0, 0
+	var through ids
+	for boot, p := range l.boots {
+		from := has[boot]
+		if from >= p.upTo {
+			continue
+		}
+		if from < p.evicted {
+			last := min(p.evicted, p.upTo)
+			s.Gone = append(s.Gone, &wire.Range{Boot: boot, First: from + 1, Last: last})
+			from = last
+		}
+		for from < p.upTo {
+			if r := p.records[from+1]; r != nil {
+				if keys+len(r.keys)+1 > maxSyncKeys || bytes+r.size() > maxSyncBytes {
+					break
+				}
+				keys += len(r.keys) + 1
+				bytes += r.size()
+				s.Records = append(s.Records, r.toWire())
+			}
+			from++
+		}
+		through = append(through, id{boot, from})
+	}
+	s.Through = through.toWire()
+	return s
+}
+
+// sinceLocked returns for each process where the records begin that came after a time.
+func (l *ledger) sinceLocked(at int64) ids {
+	since := l.appliedLocked()
+	first := make(map[uint64]uint64)
+	for _, r := range l.log[l.gone:] {
+		if seq, known := first[r.boot]; r.at >= at && (!known || r.seq < seq) {
+			first[r.boot] = r.seq
+		}
+	}
+	for i := range since {
+		if seq, young := first[since[i].boot]; young {
+			since[i].seq = min(since[i].seq, seq-1)
+		}
+	}
+	return slices.DeleteFunc(since, func(i id) bool { return i.seq == 0 })
+}
+
+// isFresh reports whether this process is new and has not heard yet where to begin.
+func (l *ledger) isFresh() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.adopted
+}
+
+// found notes that there is nobody to hear it from: this process is the first.
+func (l *ledger) found() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.adopted = true
+}
+
+// adopt begins where a peer said. It reports whether what the caches hold may be older
+// than that: a process that has been alone for longer than ids are remembered.
+func (l *ledger) adopt(since ids) (old bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.adopted {
+		return false
+	}
+	l.adopted = true
+	for _, i := range since {
+		if i.boot == l.boot {
+			continue
+		}
+		p := l.progressLocked(i.boot)
+		p.skipTo(i.seq)
+		p.aged = max(p.aged, i.seq)
+		p.evicted = max(p.evicted, i.seq)
+	}
+	l.agedVersion.Add(1)
+	return time.Duration(now()-l.born) > idsLife/2
+}
+
+// take applies what a peer answered. lost is what neither has, more that there is more to
+// ask for.
+func (l *ledger) take(s *wire.Synced) (lost []run, more bool) {
+	removals, err := removalsOf(s.GetRecords())
+	if err != nil {
+		return nil, false // ask has refused it
+	}
+	for _, r := range removals {
+		if !l.has(r.id) {
+			l.pulled.Add(1)
+			l.apply(r)
+		}
+	}
+	for _, g := range s.GetGone() {
+		if g.GetBoot() != l.boot && g.GetFirst() > 0 && g.GetFirst() <= g.GetLast() {
+			lost = append(lost, run{g.GetBoot(), g.GetFirst(), g.GetLast()})
+		}
+	}
+	lost = l.missing(lost)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, i := range idsOf(s.GetThrough()) {
+		if i.boot == l.boot || slices.ContainsFunc(lost, func(r run) bool { return r.boot == i.boot }) {
+			continue
+		}
+		p := l.progressLocked(i.boot)
+		if i.seq > p.upTo {
+			l.passed.Add(int64(p.passTo(i.seq)))
+		}
+	}
+	for _, i := range idsOf(s.GetApplied()) {
+		if i.boot == l.boot {
+			continue
+		}
+		if p := l.boots[i.boot]; p == nil || p.upTo < i.seq {
+			more = true
+		}
+	}
+	return lost, more && len(removals) > 0
+}
+
+// missing returns what of runs is not applied.
+func (l *ledger) missing(runs []run) []run {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var left []run
+	for _, r := range runs {
+		p := l.progressLocked(r.boot)
+		if r.first = max(r.first, p.upTo+1); r.first <= r.last {
+			left = append(left, r)
+		}
+	}
+	return left
+}
+
+// giveUp takes runs for applied: drop has dropped everything. From before that on, peers
+// that have not applied them are asked for nothing.
+func (l *ledger) giveUp(runs []run, drop func()) {
+	var last ids
+	for _, r := range runs {
+		last = append(last, id{r.boot, r.last})
+	}
+	l.age(last)
+	drop()
+	l.clears.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range runs {
+		p := l.progressLocked(r.boot)
+		p.skipTo(r.last)
+		p.evicted = max(p.evicted, r.last)
+	}
+}
+
+// gaps returns the invalidations that are missing before others of a process that is gone,
+// and was for so long that they will not come from it.
+func (l *ledger) gaps(alive func(boot uint64) bool) []run {
+	at := now()
+	l.mu.Lock()
+	var runs []run
+	for boot, p := range l.boots {
+		if len(p.early) == 0 || boot == l.boot || time.Duration(at-max(p.gap, p.heard)) < gapPatience {
+			continue
+		}
+		last := p.upTo + 1
+		for {
+			if _, early := p.early[last+1]; early {
+				break
+			}
+			last++
+		}
+		runs = append(runs, run{boot, p.upTo + 1, last})
+	}
+	l.mu.Unlock()
+	return slices.DeleteFunc(runs, func(r run) bool { return alive(r.boot) })
+}
+
+// passOver takes runs for what nobody knows.
+func (l *ledger) passOver(runs []run) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range runs {
+		if p := l.boots[r.boot]; p != nil && p.upTo+1 == r.first {
+			l.passed.Add(int64(p.passTo(r.last)))
+		}
+	}
+}
