@@ -51,7 +51,7 @@ type server struct {
 
 // startServer makes and starts a server. It returns errNoPrograms if there is none
 // on this machine. The caller stops it.
-func startServer(ctx context.Context) (s *server, err error) {
+func startServer(ctx context.Context) (*server, error) {
 	bin, err := findPrograms()
 	if err != nil {
 		return nil, err
@@ -64,27 +64,29 @@ func startServer(ctx context.Context) (s *server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s = &server{dir: dir, ended: make(chan struct{})}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.stop())
-		}
-	}()
-	if err := user.own(dir); err != nil {
-		return nil, err
+	s := &server{dir: dir, ended: make(chan struct{})}
+	if err := s.start(ctx, user, bin); err != nil {
+		return nil, errors.Join(err, s.stop())
 	}
+	return s, nil
+}
 
+// start makes the data, starts the server and waits until it accepts connections.
+func (s *server) start(ctx context.Context, user account, bin string) error {
+	if err := user.own(s.dir); err != nil {
+		return err
+	}
 	// Who can reach the socket is trusted, and what is lost in a crash is not missed.
-	data := filepath.Join(dir, "data")
+	data := filepath.Join(s.dir, "data")
 	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-	initdb.Dir, initdb.SysProcAttr = dir, user.attr()
+	initdb.Dir, initdb.SysProcAttr = s.dir, user.attr()
 	if out, err := initdb.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("initdb: %w\n%s", err, bytes.TrimSpace(out))
+		return fmt.Errorf("initdb (its user must be able to reach TMPDIR): %w\n%s", err, bytes.TrimSpace(out))
 	}
-	if err := s.launch(ctx, user, filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=", "-F"); err != nil {
-		return nil, err
+	if err := s.launch(ctx, user, filepath.Join(bin, "postgres"), "-D", data, "-k", s.dir, "-c", "listen_addresses=", "-F"); err != nil {
+		return err
 	}
-	return s, s.await(ctx)
+	return s.await(ctx)
 }
 
 // launch starts the server's process.
