@@ -13,7 +13,7 @@ FUZZTIME := 10s
 PKG      := ./...
 
 # Modules of their own, so that nobody who uses the library downloads what they need.
-MODULES := bench discovery/consul discovery/etcd
+MODULES := bench discovery/consul discovery/etcd examples/postgres
 
 # Where the access traces for bench-store are; without, it replays artificial ones only.
 TRACES :=
