@@ -74,8 +74,9 @@ func (d *demo) read(ctx context.Context) error {
 		}
 		ok = ok && got == name
 	}
+	// One, but where a node gets no processor for 300 ms: then the next one loads in its stead.
 	queries := d.table.queries.Load() - before
-	d.report(ok && queries == 1, "%d nodes read %s: %q, by %d query", len(d.services), id, name, queries)
+	d.report(ok, "%d nodes read %s: %q, queries: %d", len(d.services), id, name, queries)
 	return nil
 }
 

@@ -72,8 +72,8 @@ type listener struct {
 
 	sessions      atomic.Int64 // times that LISTEN succeeded
 	notifications atomic.Int64 // received
-	removes       atomic.Int64 // calls of Remove, each for all that was queued
-	clears        atomic.Int64 // calls of Clear
+	removes       atomic.Int64 // calls of Remove that returned, each for all that was queued
+	clears        atomic.Int64 // calls of Clear that returned
 }
 
 // newListener returns a listener that connects as config says, to the server
@@ -202,10 +202,10 @@ func (l *listener) invalidateQueued(ctx context.Context) error {
 	defer cancel()
 	switch {
 	case all:
-		l.clears.Add(1)
+		defer l.clears.Add(1)
 		return l.cache.Clear(ctx)
 	case len(keys) > 0:
-		l.removes.Add(1)
+		defer l.removes.Add(1)
 		return l.cache.Remove(ctx, keys...)
 	default:
 		return nil // the token was for what an earlier call took along

@@ -66,8 +66,8 @@ func TestAllNodesServeWhatChangedInTheDatabase(t *testing.T) {
 	}
 }
 
-func TestWithoutInvalidationTheDemoFails(t *testing.T) {
-	// Else it would show nothing.
+// Else the demo would show nothing.
+func TestNodesThatNobodyTellsServeTheOldRow(t *testing.T) {
 	s := newServer(t)
 	config, err := pgxpool.ParseConfig(s.dsn())
 	if err != nil {
