@@ -30,9 +30,11 @@ var mayImport = map[string][]string{
 	"internal/wire":  {},
 	"cachetest":      {"."}, // a cluster in memory uses what a service uses, or it would prove less
 
+	"bench/deploys":         {".", "bench/internal/plot", "bench/internal/table"},
 	"bench/hitratio":        {"bench/internal/stores", "bench/internal/table", "bench/internal/trace"},
 	"bench/peers":           {".", "bench/internal/table"},
 	"bench/store":           {"bench/internal/stores", "bench/internal/table"},
+	"bench/internal/plot":   {},
 	"bench/internal/stores": {".", "lru"},
 }
 
