@@ -11,7 +11,9 @@
 // Every node is a process of its own on loopback. It takes its share of the Gets, which
 // come at their time whatever became of those before (an open loop), for keys by a Zipf
 // distribution with s = 0.99, and their time counts from when they were meant to begin,
-// so that nothing is left out while a process hangs. A Get fails if it brings an error,
+// so that nothing is left out while a process hangs. (It contains how late the process is
+// woken for it. A program of Go that has nothing else to do sleeps whole milliseconds,
+// so that half of one is in most times.) A Get fails if it brings an error,
 // nothing within 2 seconds, or another value than the key's. A load takes 5
 // milliseconds. At the start every key is asked for once, so that the cache holds them
 // all; nothing is evicted, and nothing expires.
@@ -45,8 +47,8 @@
 // The hit ratio is the share of the Gets that cost the origin nothing: one less the
 // loads by the Gets, in the second they fall into.
 //
-// The files: scenario.go is what happens, cluster.go to whom, child.go is a process and
-// the parent's end of it, load.go the Gets in it, library.go with peercache.go and groupcache.go what is
+// The files: scenario.go is what happens, cluster.go to whom, child.go is a process as
+// its parent sees it, process.go what it does, load.go the Gets in it, library.go with peercache.go and groupcache.go what is
 // compared; record.go counts, report.go prints, and
 // series.go writes what -svg asks for.
 package main
