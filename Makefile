@@ -18,11 +18,14 @@ MODULES := bench discovery/consul discovery/etcd examples/postgres
 # Where the access traces for bench-store are; without, it replays artificial ones only.
 TRACES :=
 
+# Where bench-deploys writes its pictures and series; without, it prints tables only.
+SVG :=
+
 # The directories bear the versions, so that two branches may differ in them.
 lint_dir := $(CURDIR)/.bin/golangci-lint-$(GOLANGCI_LINT)
 gen_dir  := $(CURDIR)/.bin/protoc-gen-go-$(PROTOC_GEN_GO)
 
-.PHONY: all test race lint fmt modules bench bench-store bench-peers fuzz cover gen protoc clean help
+.PHONY: all test race lint fmt modules bench bench-store bench-peers bench-deploys fuzz cover gen protoc clean help
 
 all: lint test ## lint and test: the default
 
@@ -62,6 +65,9 @@ bench-store: ## compare the store with other libraries: hit ratios (TRACES=dir),
 bench-peers: ## compare a fetch from a peer with Redis, memcached and others; apt-get install redis-server memcached
 	cd bench && go run ./peers
 
+bench-deploys: ## measure what restarts, deaths and newcomers do to a shared cache (SVG=dir for pictures)
+	cd bench && go run ./deploys $(if $(SVG),-svg $(abspath $(SVG)))
+
 fuzz: ## run every fuzz target for FUZZTIME
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's|/[^/]*:func | |' | { n=0; while read -r dir name; do n=$$((n+1)); echo "$$dir $$name"; (cd "$$dir" && go test -run='^$$' -fuzz="^$$name\$$" -fuzztime=$(FUZZTIME) .) || exit 1; done; test $$n -gt 0; }
 
@@ -78,7 +84,7 @@ clean: ## remove the tools, and what tests and profiles left behind
 	rm -rf .bin cover.out *.test *.out
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 13
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 15
 
 $(lint_dir)/golangci-lint:
 	GOBIN=$(lint_dir) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)

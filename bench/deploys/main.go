@@ -10,11 +10,11 @@
 //
 // Every node is a process of its own on loopback. It takes its share of the Gets, which
 // come at their time whatever became of those before (an open loop), for keys by a Zipf
-// distribution with s = 0.99, and their time counts from when they were meant to begin,
-// so that nothing is left out while a process hangs. (It contains how late the process is
-// woken for it. A program of Go that has nothing else to do sleeps whole milliseconds,
-// so that half of one is in most times.) A Get fails if it brings an error,
-// nothing within 2 seconds, or another value than the key's. A load takes 5
+// distribution with s = 0.99. Their time counts from when they were meant to begin, so
+// that nothing is left out while a process hangs. It contains how late the process is
+// woken for them: a program of Go that has nothing else to do sleeps whole milliseconds,
+// so that half of one is in most times, whatever the library. A Get fails if it brings
+// an error, nothing within 2 seconds, or another value than the key's. A load takes 5
 // milliseconds. At the start every key is asked for once, so that the cache holds them
 // all; nothing is evicted, and nothing expires.
 //
@@ -47,10 +47,10 @@
 // The hit ratio is the share of the Gets that cost the origin nothing: one less the
 // loads by the Gets, in the second they fall into.
 //
-// The files: scenario.go is what happens, cluster.go to whom, child.go is a process as
-// its parent sees it, process.go what it does, load.go the Gets in it, library.go with peercache.go and groupcache.go what is
-// compared; record.go counts, report.go prints, and
-// series.go writes what -svg asks for.
+// The files: scenario.go is what happens, and cluster.go to whom; child.go is a process
+// as its parent sees it, process.go what it does, load.go the Gets in it; library.go is
+// what is compared, a library being peercache.go or groupcache.go; record.go counts,
+// report.go prints, and series.go writes what -svg asks for.
 package main
 
 import (
@@ -63,6 +63,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -211,31 +212,26 @@ func (p *plan) measure(ctx context.Context) error {
 
 // results runs one scenario with each library, one after the other or all at once.
 func (p *plan) results(ctx context.Context, s scenario, libs []library, replicas int) ([]result, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	results, errs := make([]result, len(libs)), make([]error, len(libs))
-	one := func(i int) {
-		if results[i], errs[i] = p.once(ctx, s, libs[i], replicas); errs[i] != nil {
-			errs[i] = fmt.Errorf("%s: %w", libs[i].name, errs[i])
-			cancel() // the others need not go on
-		}
-	}
-	done := make(chan struct{}, len(libs))
-	for i := range libs {
-		go func() {
-			one(i)
-			done <- struct{}{}
-		}()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	results := make([]result, len(libs))
+	var wg sync.WaitGroup
+	for i, lib := range libs {
+		wg.Go(func() {
+			var err error
+			if results[i], err = p.once(ctx, s, lib, replicas); err != nil {
+				cancel(fmt.Errorf("%s: %w", lib.name, err)) // the others need not go on
+			}
+		})
 		if !p.together {
-			<-done
+			wg.Wait()
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	if p.together {
-		for range libs {
-			<-done
-		}
-	}
-	return results, errors.Join(errs...)
+	wg.Wait()
+	return results, context.Cause(ctx)
 }
 
 // names returns the names of things.
