@@ -65,11 +65,11 @@ func (p *plan) once(ctx context.Context, s scenario, lib library, replicas int) 
 	if err := c.balance(c.running(), p.rate); err != nil {
 		return r, err
 	}
-	begin, err := c.pass(ctx, p.warm)
+	begin, err := c.pass(ctx, int(math.Ceil(c.at())), p.warm)
 	if err != nil {
 		return r, err
 	}
-	event, err := c.pass(ctx, p.before)
+	event, err := c.pass(ctx, begin, p.before)
 	if err != nil {
 		return r, err
 	}
@@ -77,11 +77,11 @@ func (p *plan) once(ctx context.Context, s scenario, lib library, replicas int) 
 	if err != nil {
 		return r, err
 	}
-	over, err := c.pass(ctx, max(p.during-time.Since(rec.begin(event)), 0))
+	over, err := c.pass(ctx, event, p.during)
 	if err != nil {
 		return r, err
 	}
-	end, err := c.pass(ctx, p.after)
+	end, err := c.pass(ctx, over, p.after)
 	if err != nil {
 		return r, err
 	}
@@ -102,10 +102,10 @@ func (p *plan) once(ctx context.Context, s scenario, lib library, replicas int) 
 	return r, nil
 }
 
-// pass lets at least so much time pass and then the tick that is running. It returns the
-// one that begins: parts are whole ticks.
-func (c *cluster) pass(ctx context.Context, d time.Duration) (tick int, err error) {
-	tick = int(math.Ceil(c.at() + float64(d)/float64(c.recorder.width)))
+// pass lets time pass until so much has since a tick, or until the next one, if more has
+// already. It returns the tick that begins then: parts are whole ticks.
+func (c *cluster) pass(ctx context.Context, from int, d time.Duration) (tick int, err error) {
+	tick = max(from+int(math.Ceil(float64(d)/float64(c.recorder.width))), int(math.Ceil(c.at())))
 	return tick, sleep(ctx, time.Until(c.recorder.begin(tick)))
 }
 
