@@ -41,8 +41,8 @@
 // greater of the two rates makes in that time. They are compared with the entries
 // that the event concerns: those of the node that was killed, those that the new node
 // owns, or all of them, since a rolling restart restarts every owner. Of these, asked
-// for are those of which there was a Get from the event on. Without any copy elsewhere
-// each of them has to be loaded again once.
+// for are those of which there was a Get from the event on: without a copy elsewhere each
+// of them has to be loaded again at least once.
 //
 // The hit ratio is the share of the Gets that cost the origin nothing: one less the
 // loads by the Gets, in the second they fall into.

@@ -135,7 +135,7 @@ func summarize(ticks []tick, width time.Duration) summary {
 		s.failed += t.Failed
 		s.loads += len(t.Loads)
 		s.repeated += t.repeated
-		if hits := t.hitRatio(); !(hits >= s.lowest) { // nothing is less than NaN
+		if hits := t.hitRatio(); math.IsNaN(s.lowest) || hits < s.lowest { // which NaN never is
 			s.lowest = hits
 		}
 	}

@@ -184,7 +184,7 @@ func (c *cluster) enter(ctx context.Context, n *node) error {
 	return c.balance(c.running(), c.plan.rate)
 }
 
-// killLast kills a node that is nobody's seed but its successors'.
+// killLast kills the node that started last.
 func killLast(ctx context.Context, c *cluster) ([]uint32, error) {
 	n := c.nodes[len(c.nodes)-1]
 	owned, err := n.child.do(command{Owned: true})
