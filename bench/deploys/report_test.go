@@ -78,10 +78,10 @@ func TestPictureHasAllLibraries(t *testing.T) {
 	if len(f.Panels) != 2 || len(f.Panels[0].Lines) != 2 || len(f.Events) != 2 || f.Events[1].Series != 1 {
 		t.Fatalf("%+v, want two panels of two lines, and an event of each library", f)
 	}
-	if got := f.Panels[0].Lines[1][2]; got.X != 0 || got.Y != 50 {
-		t.Errorf("the hit ratio of the event is at %v, want 0 s and 50 %%", got)
+	if got := f.Panels[0].Lines[1][2]; got.X != 0.25 || got.Y != 50 {
+		t.Errorf("the hit ratio of the first tick of the event is at %v, want its middle, 0.25 s, and 50 %%", got)
 	}
 	if got := f.Panels[1].Lines[0][2]; got.Y != 120 {
-		t.Errorf("the p99 of the event is at %v, want 120 ms", got)
+		t.Errorf("the p99 of the first tick of the event is at %v, want 120 ms", got)
 	}
 }

@@ -95,8 +95,11 @@ func figure(s scenario, results []result) plot.Figure {
 				f.Events = append(f.Events, plot.Event{Series: i, X: m.Second, Name: m.Event})
 				continue
 			}
-			hits.Lines[i] = append(hits.Lines[i], plot.Point{X: m.Second, Y: 100 * orNaN(m.HitRatio)})
-			times.Lines[i] = append(times.Lines[i], plot.Point{X: m.Second, Y: orNaN(m.P99)})
+			// The middle of the tick: a line that falls from the tick before an event to the
+			// one after it crosses the event.
+			x := m.Second + r.width.Seconds()/2
+			hits.Lines[i] = append(hits.Lines[i], plot.Point{X: x, Y: 100 * orNaN(m.HitRatio)})
+			times.Lines[i] = append(times.Lines[i], plot.Point{X: x, Y: orNaN(m.P99)})
 		}
 	}
 	f.Panels = []plot.Panel{hits, times}
