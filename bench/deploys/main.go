@@ -183,7 +183,7 @@ func (p *plan) measure(ctx context.Context) error {
 	usual := make(map[string]float64) // repeated loads per second without an event, by library
 	for _, s := range p.scenarios {
 		libs := slices.DeleteFunc(slices.Clone(p.libraries), func(lib library) bool { return !lib.has(s) })
-		replicas := max(p.replicas, s.replicas)
+		replicas := s.with(p.replicas)
 		if err := canReplicate(replicas); err != nil {
 			fmt.Fprintf(p.warn, "deploys: NOT MEASURED: %s: %v\n", s.name, err)
 			fmt.Fprintf(p.out, "\n**Not measured: %s: %v.**\n", s.name, err)

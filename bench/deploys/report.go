@@ -10,7 +10,7 @@ import (
 
 // print prints the table of a scenario.
 func (p *plan) print(s scenario, results []result) {
-	fmt.Fprintf(p.out, "\n## %s\n\n", s.title)
+	fmt.Fprintf(p.out, "\n## %s\n\n", s.heading(p.replicas))
 	table.Head(p.out, "", "Gets", "failed", "over 100 ms", "p50, ms: before / during / after", "p99, ms: before / during / after",
 		"lowest hit ratio, %", "entries concerned", "asked for", "extra loads", "for each asked for")
 	for _, r := range results {

@@ -71,7 +71,7 @@ func TestSeriesIsCountedInSecondsFromTheEvent(t *testing.T) {
 func TestPictureHasAllLibraries(t *testing.T) {
 	other := measured()
 	other.library = "other"
-	f := figure(scenarios[0], []result{measured(), other})
+	f := figure(scenarios[0].heading(0), []result{measured(), other})
 	if d := cmp.Diff([]string{"one", "other"}, f.Series); d != "" {
 		t.Errorf("series (-want +got):\n%s", d)
 	}
@@ -83,5 +83,21 @@ func TestPictureHasAllLibraries(t *testing.T) {
 	}
 	if got := f.Panels[1].Lines[0][2]; got.Y != 120 {
 		t.Errorf("the p99 of the first tick of the event is at %v, want 120 ms", got)
+	}
+}
+
+func TestHeadingTellsOfReplicas(t *testing.T) {
+	s := scenario{title: "Something", replicas: 1}
+	for replicas, want := range map[int]string{
+		0: "Something, peercache with Options.Replicas = 1",
+		2: "Something, peercache with Options.Replicas = 2",
+	} {
+		if got := s.heading(replicas); got != want {
+			t.Errorf("heading(%d) = %q, want %q", replicas, got, want)
+		}
+	}
+	s.replicas = 0
+	if got := s.heading(0); got != "Something" {
+		t.Errorf("heading(0) = %q without replicas, want the title", got)
 	}
 }

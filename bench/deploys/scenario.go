@@ -27,10 +27,21 @@ var scenarios = []scenario{
 	{name: "rolling", title: "Rolling restart of all nodes, by SIGTERM", event: restartAll},
 	{name: "kill", title: "kill -9 of one node", event: killLast},
 	{name: "join", title: "One more node joins", event: joinOne},
-	{name: "kill-replica", title: "kill -9 of one node, with Options.Replicas = 1", event: killLast, replicas: 1},
+	{name: "kill-replica", title: "kill -9 of one node", event: killLast, replicas: 1},
 }
 
 func (s scenario) label() string { return s.name }
+
+// with is how many replicas there are where so many are asked for.
+func (s scenario) with(replicas int) int { return max(s.replicas, replicas) }
+
+// heading is what stands above the table and the picture.
+func (s scenario) heading(replicas int) string {
+	if replicas = s.with(replicas); replicas > 0 {
+		return fmt.Sprintf("%s, peercache with Options.Replicas = %d", s.title, replicas)
+	}
+	return s.title
+}
 
 // A result is what a run has come to.
 type result struct {

@@ -42,7 +42,7 @@ func (r *result) moments() []moment {
 		c := &counts{Gets: s.gets, Failed: s.failed, Slow: s.slow, Loads: s.loads, Repeated: s.repeated}
 		if s.gets > 0 {
 			c.HitRatio = new(s.lowest)
-			c.P50, c.P99 = new(s.p50.Seconds()*1e3), new(s.p99.Seconds()*1e3)
+			c.P50, c.P99 = new(float64(s.p50.Microseconds())/1e3), new(float64(s.p99.Microseconds())/1e3)
 		}
 		all = append(all, moment{Library: r.library, Second: r.second(float64(i - r.event)), counts: c})
 	}
@@ -67,7 +67,7 @@ func (p *plan) draw(s scenario, results []result) (err error) {
 	if err != nil {
 		return errors.Join(err, series.Close())
 	}
-	return errors.Join(writeSeries(series, results), figure(s, results).Write(picture), series.Close(), picture.Close())
+	return errors.Join(writeSeries(series, results), figure(s.heading(p.replicas), results).Write(picture), series.Close(), picture.Close())
 }
 
 // writeSeries writes a line for each moment.
@@ -83,11 +83,11 @@ func writeSeries(w io.Writer, results []result) error {
 	return nil
 }
 
-// figure is the picture of a scenario: all libraries in it.
-func figure(s scenario, results []result) plot.Figure {
+// figure is a picture of all libraries.
+func figure(title string, results []result) plot.Figure {
 	hits := plot.Panel{YLabel: "hit ratio, %", Lines: make([][]plot.Point, len(results))}
 	times := plot.Panel{YLabel: "p99, ms", Log: true, Lines: make([][]plot.Point, len(results))}
-	f := plot.Figure{Title: s.title, XLabel: "seconds; −n: node n is told to leave, +n: it is ready"}
+	f := plot.Figure{Title: title, XLabel: "seconds; −n: node n is told to leave, +n: it is ready"}
 	for i, r := range results {
 		f.Series = append(f.Series, r.library)
 		for _, m := range r.moments() {
