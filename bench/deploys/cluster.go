@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 )
 
 // A cluster is the processes of a run, and what is around them: who starts them, tells
@@ -57,12 +58,20 @@ func (c *cluster) add(ctx context.Context) (*node, error) {
 // would be taken while a process restarts.
 const firstPort, lastPort = 20_000, 32_000
 
+// Ports are handed out one after the other, from one that another run hardly begins
+// with: one that nobody listens at may be that of a process that is just restarting.
+var (
+	portsBegin  = rand.IntN(lastPort - firstPort)
+	portsHanded atomic.Int64
+)
+
 // freeAddress returns a host:port of loopback where nobody listens.
 func freeAddress(ctx context.Context) (string, error) {
 	var lc net.ListenConfig
 	var errs []error
 	for range 100 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(lastPort-firstPort)))
+		port := firstPort + (portsBegin+int(portsHanded.Add(1)))%(lastPort-firstPort)
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 		stream, err := lc.Listen(ctx, "tcp4", address)
 		if err == nil {
 			_ = stream.Close()

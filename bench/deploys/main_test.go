@@ -177,6 +177,20 @@ func TestInterruptedRunSaysOnlyThat(t *testing.T) {
 	}
 }
 
+func TestAddressesAreHandedOutOnce(t *testing.T) {
+	seen := make(map[string]bool)
+	for range 50 {
+		address, err := freeAddress(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[address] {
+			t.Errorf("%s is handed out again", address)
+		}
+		seen[address] = true
+	}
+}
+
 // startOne starts a node of a library that is alone.
 func startOne(ctx context.Context, t *testing.T, library string) (*child, *recorder, string) {
 	t.Helper()
