@@ -432,7 +432,8 @@ func (h *history) plightLocked(i int) *plight {
 func (h *history) fault(text string, change func(of func(i int) *plight)) {
 	h.mu.Lock()
 	change(h.plightLocked)
-	h.events = append(h.events, event{h.nowLocked(), text})
+	now := h.nowLocked()
+	h.events = append(h.events, event{now, fmt.Sprintf("%v: %s", now.at, text)})
 	h.mu.Unlock()
 	h.look()
 }
