@@ -70,7 +70,8 @@ type trial struct {
 	keys    []string
 	pace    time.Duration // the longest wait between two calls of one reader
 	options peercache.Options
-	wg      sync.WaitGroup
+	wg      sync.WaitGroup // all that the trial runs
+	calls   sync.WaitGroup // readers, writers and Leaves
 
 	mu      sync.Mutex // guards the fields below
 	rand    *rand.Rand // of the loader
@@ -144,7 +145,7 @@ func (s *trial) grow() {
 // attend has a goroutine call f at a node now and then, until the node is gone.
 func (s *trial) attend(node int, pace time.Duration, f func(rng *rand.Rand, node int)) {
 	rng := rand.New(rand.NewPCG(s.rng.Uint64(), 3))
-	s.wg.Go(func() {
+	s.calls.Go(func() {
 		for {
 			time.Sleep(time.Duration(rng.Int64N(int64(pace))))
 			if s.ended(node) {
@@ -332,24 +333,15 @@ func (s *trial) unlock(key string) {
 }
 
 func (s *trial) run() {
-	watched := make(chan struct{})
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		for tick := time.NewTicker(50 * time.Millisecond); ; {
-			select {
-			case <-tick.C:
-				s.history.look()
-			case <-watched:
-				tick.Stop()
-				return
-			}
-		}
-	})
+	over := make(chan struct{})
+	defer s.wg.Wait()
+	defer s.calls.Wait() // also where the test ends early: what is left in a bubble is a deadlock
+	defer close(over)
+	defer s.stop()
+	s.wg.Go(func() { s.watch(over) })
 	s.disturb(time.Now().Add(s.climate.length))
-	s.mu.Lock()
-	s.stopped = true
-	s.mu.Unlock()
-	s.wg.Wait()
+	s.stop()
+	s.calls.Wait()
 
 	s.cluster.Converge()
 	// In the end nobody may have missed anything: by 4 seconds what callers tell, by
@@ -363,8 +355,6 @@ func (s *trial) run() {
 		}
 	}
 	time.Sleep(12 * time.Second) // beyond LoadTimeout and what follows it
-	close(watched)
-	watch.Wait()
 	for _, node := range s.living() {
 		if flights, calls := peercache.InFlight(s.cache(node)); flights != 0 || calls != 0 {
 			s.t.Errorf("node %d: %d flights and %d calls are left behind", node, flights, calls)
@@ -375,6 +365,27 @@ func (s *trial) run() {
 		s.t.Errorf("%s: %d Gets break a promise: %s", s.climate.name, len(broken), text)
 	}
 	s.t.Logf("%s: %v", s.climate.name, s.history)
+}
+
+// watch keeps the history's view of the cluster up to date.
+func (s *trial) watch(over <-chan struct{}) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.history.look()
+		case <-over:
+			return
+		}
+	}
+}
+
+// stop has readers and writers end after the call that they are in.
+func (s *trial) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
 }
 
 // living returns the nodes that were neither killed nor leave.
@@ -388,6 +399,19 @@ func (s *trial) living() []int {
 		}
 	}
 	return nodes
+}
+
+// agreed says whether the living nodes see each other.
+func (s *trial) agreed() bool {
+	sees, living := s.history.sees(), s.living()
+	for _, i := range living {
+		for _, j := range living {
+			if !slices.Contains(sees[i], j) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // disturb makes the climate's faults, at most two at a time, and ends them all.
@@ -432,6 +456,9 @@ func (s *trial) disturb(end time.Time) {
 func (s *trial) fault(kind string, nodes []int) (stop func(), about []int, length time.Duration) {
 	ms := func(from, to int) time.Duration {
 		return time.Duration(from+s.rng.IntN(to-from)) * time.Millisecond
+	}
+	if slices.Contains([]string{"add", "leave", "kill"}, kind) && !s.agreed() {
+		return nil, nil, 0 // else the last who knows of a node might go while that is cut off
 	}
 	if kind == "add" {
 		if len(s.living()) < 6 {
@@ -502,7 +529,7 @@ func (s *trial) fault(kind string, nodes []int) (stop func(), about []int, lengt
 			s.cluster.Kill(i)
 			return nil, nil, 0
 		}
-		s.wg.Go(func() {
+		s.calls.Go(func() {
 			if err := s.cluster.Node(i).Leave(s.t.Context()); err != nil {
 				s.t.Errorf("Leave of node %d: %v", i, err)
 			}
