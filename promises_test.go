@@ -463,17 +463,19 @@ func (h *history) look() {
 	}
 }
 
-// verdict checks the record, and tells of each broken promise what led to it.
-func (h *history) verdict() []string {
+// verdict checks the record. It returns how many reads break a promise and, of the
+// first, what led to it.
+func (h *history) verdict() (broken int, text string) {
 	h.look()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var texts []string
-	for _, v := range h.record.check() {
-		texts = append(texts, fmt.Sprintf("promise %d is broken by\n  %v\nafter\n  %v\nThe last of %s:\n%s",
-			v.promise, v.read, v.change, v.read.key, h.storyLocked(v.read)))
+	found := h.record.check()
+	if len(found) == 0 {
+		return 0, ""
 	}
-	return texts
+	v := found[0]
+	return len(found), fmt.Sprintf("promise %d is broken by\n  %v\nafter\n  %v\nThe last of %s:\n%s",
+		v.promise, v.read, v.change, v.read.key, h.storyLocked(v.read))
 }
 
 // storyLocked returns the last operations on a key up to a read of it: faults,
