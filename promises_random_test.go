@@ -123,7 +123,7 @@ type clearer interface {
 }
 
 // clearAll calls Clear.
-func clearAll(ctx context.Context, cache *peercache.Cache[string]) error {
+func clearAll[V any](ctx context.Context, cache *peercache.Cache[V]) error {
 	c, ok := any(cache).(clearer)
 	if !ok {
 		return errors.New("the cache has no Clear")
