@@ -98,9 +98,7 @@ func newTrial(t *testing.T, seed uint64) *trial {
 	for i := range 3 + rng.IntN(18) {
 		s.keys = append(s.keys, fmt.Sprint("k", i))
 	}
-	if rng.IntN(3) == 0 {
-		s.options.HotTTL = 200 * time.Millisecond
-	}
+	s.options.HotTTL = []time.Duration{0, 200 * time.Millisecond, time.Hour}[rng.IntN(3)]
 	if rng.IntN(3) == 0 {
 		s.options.NotFoundTTL = time.Hour
 	}
@@ -222,28 +220,31 @@ func (s *trial) read(node int, keys []string) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	start := s.history.now()
-	values := make(map[string]string)
-	failed := make(map[string]bool)
-	var err error
+	values, failed := make(map[string]string), make(map[string]error)
 	if len(keys) == 1 {
-		var v string
-		switch v, err = s.cache(node).Get(ctx, keys[0]); {
+		v, err := s.cache(node).Get(ctx, keys[0])
+		switch {
 		case err == nil:
 			values[keys[0]] = v
 		case !errors.Is(err, peercache.ErrNotFound):
-			failed[keys[0]] = true
+			failed[keys[0]] = err
 		}
 	} else {
 		slices.Sort(keys)
 		keys = slices.Compact(keys)
+		var err error
 		values, err = s.cache(node).GetMany(ctx, keys)
-		failed = failedKeys(err)
-	}
-	if len(failed) > 0 && (!strings.Contains(err.Error(), errDown.Error()) || ctx.Err() != nil) {
-		s.t.Errorf("node %d: Get of %q: %v, which nothing in this test explains", node, keys, err)
+		failed = failures(err)
+		if err != nil && len(failed) == 0 {
+			s.t.Errorf("node %d: GetMany(%q): %v, which names no key", node, keys, err)
+			return
+		}
 	}
 	for _, key := range keys {
-		if failed[key] {
+		if err := failed[key]; err != nil {
+			if !strings.Contains(err.Error(), errDown.Error()) {
+				s.t.Errorf("node %d: Get(%s): %v, which nothing in this test explains", node, key, err)
+			}
 			continue
 		}
 		v, found := values[key]
@@ -253,17 +254,17 @@ func (s *trial) read(node int, keys []string) {
 	}
 }
 
-// failedKeys returns the keys that an error of GetMany is about.
-func failedKeys(err error) map[string]bool {
-	keys := make(map[string]bool)
+// failures returns the errors of a GetMany by key.
+func failures(err error) map[string]error {
+	byKey := make(map[string]error)
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range joined.Unwrap() {
 			if failure, ok := errors.AsType[*peercache.PeerError](err); ok {
-				keys[failure.Key] = true
+				byKey[failure.Key] = err
 			}
 		}
 	}
-	return keys
+	return byKey
 }
 
 // change has a node change one key or many.
@@ -542,4 +543,34 @@ func (s *trial) fault(kind string, nodes []int) (stop func(), about []int, lengt
 		})
 	}
 	return nil, nil, 0
+}
+
+func TestHistoryKnowsItsValues(t *testing.T) {
+	h := newHistory(nil)
+	h.commit("a")
+	value := h.value("a", 1, nil)
+	if err := h.read(0, "a", h.now(), value, true); err != nil {
+		t.Error(err)
+	}
+	if err := h.read(0, "b", h.now(), value, true); err == nil {
+		t.Error("another key's value: no error")
+	}
+	if err := h.read(0, "a", h.now(), value+"0", true); err == nil {
+		t.Error("a value that nobody made: no error")
+	}
+	if err := h.read(0, "a", h.now(), "", false); err == nil {
+		t.Error("not found, where there always was a value: no error")
+	}
+	for h.commit("a") < 10 {
+	}
+	if err := h.read(0, "a", h.now(), "", false); err != nil {
+		t.Error(err)
+	}
+	var versions []int
+	for _, r := range h.record.reads {
+		versions = append(versions, r.version)
+	}
+	if !slices.Equal(versions, []int{1, 7}) {
+		t.Errorf("recorded reads of versions %d, want 1, and 7, the last that was not found", versions)
+	}
 }

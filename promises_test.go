@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/peercache/peercache"
 	"github.com/peercache/peercache/cachetest"
 )
@@ -358,7 +359,7 @@ func (h *history) begin(kind string, node int, keys []string) *change {
 	go func() {
 		// The call reads its view at some point of the instant in which it begins,
 		// and the view may change in that instant.
-		time.Sleep(1)
+		<-time.After(time.Nanosecond)
 		s := h.sees()
 		h.mu.Lock()
 		defer h.mu.Unlock()
