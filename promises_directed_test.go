@@ -487,3 +487,33 @@ func TestSetIsReadEverywhereAfterIt(t *testing.T) {
 		}
 	})
 }
+
+func TestHistoryKnowsItsValues(t *testing.T) {
+	h := newHistory(nil)
+	h.commit("a")
+	value := h.value("a", 1, nil)
+	if err := h.read(0, "a", h.now(), value, true); err != nil {
+		t.Error(err)
+	}
+	if err := h.read(0, "b", h.now(), value, true); err == nil {
+		t.Error("another key's value: no error")
+	}
+	if err := h.read(0, "a", h.now(), value+"0", true); err == nil {
+		t.Error("a value that nobody made: no error")
+	}
+	if err := h.read(0, "a", h.now(), "", false); err == nil {
+		t.Error("not found, where there always was a value: no error")
+	}
+	for h.commit("a") < 10 {
+	}
+	if err := h.read(0, "a", h.now(), "", false); err != nil {
+		t.Error(err)
+	}
+	var versions []int
+	for _, r := range h.record.reads {
+		versions = append(versions, r.version)
+	}
+	if !slices.Equal(versions, []int{1, 7}) {
+		t.Errorf("recorded reads of versions %d, want 1, and 7, the last that was not found", versions)
+	}
+}
