@@ -95,7 +95,7 @@ func newTrial(t *testing.T, seed uint64) *trial {
 		setting: make(map[string]bool),
 	}
 	s.history = newHistory(s.cluster)
-	s.pace = s.climate.length / 500
+	s.pace = s.climate.length / 300
 	for i := range 3 + rng.IntN(18) {
 		s.keys = append(s.keys, fmt.Sprint("k", i))
 	}
