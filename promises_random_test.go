@@ -72,7 +72,7 @@ type trial struct {
 	transit time.Duration // the delay of each node that has no other
 	adds    int           // nodes added so far
 	options peercache.Options
-	wg      sync.WaitGroup // all that the trial runs
+	watches sync.WaitGroup // the one of the history
 	calls   sync.WaitGroup // readers, writers and Leaves
 
 	mu      sync.Mutex // guards the fields below
@@ -361,11 +361,11 @@ func (s *trial) unlock(key string) {
 
 func (s *trial) run() {
 	over := make(chan struct{})
-	defer s.wg.Wait()
+	defer s.watches.Wait()
 	defer s.calls.Wait() // also where the test ends early: what is left in a bubble is a deadlock
 	defer close(over)
 	defer s.stop()
-	s.wg.Go(func() { s.watch(over) })
+	s.watches.Go(func() { s.watch(over) })
 	s.disturb(time.Now().Add(s.climate.length))
 	s.stop()
 	s.calls.Wait()
