@@ -86,21 +86,21 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 	}
 	until := after(now(), confirmTimeout)
 	r := e.ring()
+	first := c.ledger.draw(e.name, []string{key})
 	if r.owner(e.hash(key)) == r.url {
-		first := c.ledger.draw(e.name, []string{key})
 		e.store.put(key, first.id, e.toKeep(it, ttl))
 		c.ledger.apply(first)
 		return c.publish(ctx, []*removal{first}, until)
 	}
 	result := make(chan error, 1)
 	placing := e.node.background(func() {
-		removals := e.place(c, r, key, it, ttl)
+		removals := e.place(c, r, first, it, ttl)
 		for _, r := range removals {
 			c.ledger.apply(r) // not before: the owner must not hear of it in another way than by the Set
 		}
 		result <- c.publish(e.node.lifetime(), removals, until)
 	})
-	if !placing { // the node has left meanwhile
+	if !placing { // the node has left meanwhile, and with it who would miss the id
 		e.store.set(key, e.toKeep(it, ttl))
 		return nil
 	}
@@ -113,6 +113,7 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 	case err := <-result:
 		return err
 	case <-ctx.Done():
+		e.store.apply(first) // the promise holds here, though it may make a Remove of the Set
 		errs := make(map[string]error)
 		for _, peer := range c.net.audience().peers {
 			errs[peer] = ctx.Err()
@@ -128,9 +129,13 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 // removals that all are to be told of then. Each attempt has an id of its own, which
 // covers those of the attempts before wherever these may still arrive; after the last has
 // failed another one makes a Remove of all of them.
-func (e *engine) place(c *coherence, r *ring, key string, it item, ttl time.Duration) (removals []*removal) {
-	for _, owner := range r.owners(e.hash(key), maxAttempts) {
-		next := c.ledger.draw(e.name, []string{key})
+func (e *engine) place(c *coherence, r *ring, first *removal, it item, ttl time.Duration) (removals []*removal) {
+	key := first.keys[0]
+	for i, owner := range r.owners(e.hash(key), maxAttempts) {
+		next := first
+		if i > 0 {
+			next = c.ledger.draw(e.name, first.keys)
+		}
 		removals = append(removals, next)
 		if owner == r.url {
 			e.store.put(key, next.id, e.toKeep(it, ttl))
@@ -147,7 +152,7 @@ func (e *engine) place(c *coherence, r *ring, key string, it item, ttl time.Dura
 			return removals
 		}
 	}
-	return append(removals, c.ledger.draw(e.name, []string{key}))
+	return append(removals, c.ledger.draw(e.name, first.keys))
 }
 
 // placeTimeout bounds one attempt to give an owner a value, beside the time that its bytes
