@@ -92,6 +92,7 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 		c.ledger.apply(first)
 		return c.publish(ctx, []*removal{first}, until)
 	}
+	known := c.net.audience()
 	result := make(chan error, 1)
 	placing := e.node.background(func() {
 		removals := e.place(c, r, first, it, ttl)
@@ -115,7 +116,7 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 	case <-ctx.Done():
 		e.store.apply(first) // the promise holds here, though it may make a Remove of the Set
 		errs := make(map[string]error)
-		for _, peer := range c.net.audience().peers {
+		for _, peer := range known.peers {
 			errs[peer] = ctx.Err()
 		}
 		if len(errs) == 0 {
