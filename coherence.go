@@ -85,10 +85,10 @@ func (c *coherence) call(peer string, req *wire.Request, timeout time.Duration) 
 	return c.net.call(ctx, peer, req)
 }
 
-// publish has all others apply removals, and waits until they have, until ctx ends or it
-// is too late. The removals go on being delivered then.
-func (c *coherence) publish(ctx context.Context, removals []*removal, until int64) error {
-	known := c.net.audience()
+// publish has all others apply removals, those that were known when the call began, and
+// waits until they have, until ctx ends or it is too late. The removals go on being
+// delivered then.
+func (c *coherence) publish(ctx context.Context, known audience, removals []*removal, until int64) error {
 	t := newTally(c.net.view().url, known, len(removals), func(t *tally, peer string) {
 		c.net.background(func() { c.tellMore(t, peer, removals) })
 	})

@@ -45,12 +45,12 @@ func (e *engine) remove(ctx context.Context, keys []string) error {
 		}
 		return errors.Join(bad...)
 	}
-	until := after(now(), confirmTimeout)
+	known, until := c.net.audience(), after(now(), confirmTimeout)
 	var removals []*removal
 	for chunk := range slices.Chunk(keys, wire.MaxKeys) {
 		removals = append(removals, e.drop(c, chunk))
 	}
-	return errors.Join(append(bad, c.publish(ctx, removals, until))...)
+	return errors.Join(append(bad, c.publish(ctx, known, removals, until))...)
 }
 
 // clear drops everything everywhere.
@@ -63,8 +63,8 @@ func (e *engine) clear(ctx context.Context) error {
 		e.store.drop()
 		return nil
 	}
-	until := after(now(), confirmTimeout)
-	return c.publish(ctx, []*removal{e.drop(c, nil)}, until)
+	known, until := c.net.audience(), after(now(), confirmTimeout)
+	return c.publish(ctx, known, []*removal{e.drop(c, nil)}, until)
 }
 
 // drop drops keys here, or everything, and returns what others are to be told.
@@ -84,22 +84,21 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 		e.store.set(key, e.toKeep(it, ttl))
 		return nil
 	}
-	until := after(now(), confirmTimeout)
+	known, until := c.net.audience(), after(now(), confirmTimeout)
 	r := e.ring()
 	first := c.ledger.draw(e.name, []string{key})
 	if r.owner(e.hash(key)) == r.url {
 		e.store.put(key, first.id, e.toKeep(it, ttl))
 		c.ledger.apply(first)
-		return c.publish(ctx, []*removal{first}, until)
+		return c.publish(ctx, known, []*removal{first}, until)
 	}
-	known := c.net.audience()
 	result := make(chan error, 1)
 	placing := e.node.background(func() {
 		removals := e.place(c, r, first, it, ttl)
 		for _, r := range removals {
 			c.ledger.apply(r) // not before: the owner must not hear of it in another way than by the Set
 		}
-		result <- c.publish(e.node.lifetime(), removals, until)
+		result <- c.publish(e.node.lifetime(), known, removals, until)
 	})
 	if !placing { // the node has left meanwhile, and with it who would miss the id
 		e.store.set(key, e.toKeep(it, ttl))
