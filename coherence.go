@@ -3,6 +3,7 @@ package peercache
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,10 +90,9 @@ func (c *coherence) call(peer string, req *wire.Request, timeout time.Duration) 
 // waits until they have, until ctx ends or it is too late. The removals go on being
 // delivered then.
 func (c *coherence) publish(ctx context.Context, known audience, removals []*removal, until int64) error {
-	t := newTally(c.net.view().url, known, len(removals), func(t *tally, peer string) {
-		c.net.background(func() { c.tellMore(t, peer, removals) })
-	})
-	c.post.send(known.peers, removals, t)
+	t := newTally(c.net.view().url, known, len(removals))
+	t.more = func(peers []string) { c.post.send(peers, removals, t) }
+	t.more(known.peers)
 	select {
 	case <-t.done:
 		return nil
@@ -112,18 +112,6 @@ func (c *coherence) publish(ctx context.Context, known audience, removals []*rem
 		c.partial.Add(1)
 	}
 	return err
-}
-
-// tellMore has those told whom a peer knows and this process does not.
-func (c *coherence) tellMore(t *tally, peer string, removals []*removal) {
-	resp, err := c.call(peer, &wire.Request{Op: &wire.Request_Members{Members: &wire.Members{}}}, deliverTimeout)
-	members := make([]string, 0, len(resp.GetMemberList()))
-	for _, m := range resp.GetMemberList() {
-		if u, err := normalizeURL(m.GetUrl()); err == nil {
-			members = append(members, u.String())
-		}
-	}
-	c.post.send(t.join(peer, members, len(removals), err), removals, t)
 }
 
 // current reports whether this process may answer a peer from its memory: it is not
@@ -157,6 +145,9 @@ func (c *coherence) serve(req *wire.Request, peer string) *wire.Response {
 		for _, r := range removals {
 			c.ledger.apply(r)
 		}
+		if known := c.net.audience(); known.hash != op.Invalidate.GetMembers() {
+			resp.Members = append(slices.Clone(known.peers), c.net.view().url)
+		}
 	case *wire.Request_Sync:
 		if len(op.Sync.GetApplied().GetBoots()) > maxBoots {
 			return refuse("more than %d processes", maxBoots)
@@ -167,14 +158,9 @@ func (c *coherence) serve(req *wire.Request, peer string) *wire.Response {
 		if !c.ledger.covers(theirs) {
 			c.catch.meet(peer)
 		}
-	case *wire.Request_Members:
-		for _, url := range append(c.net.audience().peers, c.net.view().url) {
-			resp.MemberList = append(resp.MemberList, &wire.Member{Url: url})
-		}
 	default:
 		return refuse("this node does not know what is asked")
 	}
-	resp.Members = c.net.audience().hash
 	return resp
 }
 

@@ -167,12 +167,12 @@ func (b *box) deliver() {
 		if len(batch) == 0 && behind == 0 {
 			return
 		}
-		resp, err := b.attempt(batch, after, behind)
+		members, err := b.attempt(batch, after, behind)
 		switch {
 		case err == nil:
 			pause = deliverFirst
 			for _, p := range batch {
-				p.call.confirmed(b.peer, resp.GetMembers())
+				p.call.confirmed(b.peer, members)
 			}
 			continue
 		case c.net.lifetime().Err() != nil:
@@ -214,24 +214,29 @@ func (b *box) next() (batch []parcel, after int, behind uint64) {
 	return slices.Clone(b.parcels[:n]), b.gone, b.behind
 }
 
-// attempt sends a batch, and takes it out of the box if the peer confirms it.
-func (b *box) attempt(batch []parcel, after int, behind uint64) (*wire.Response, error) {
+// attempt sends a batch, and takes it out of the box if the peer confirms it. It returns
+// whom the peer knows.
+func (b *box) attempt(batch []parcel, after int, behind uint64) (members audience, err error) {
 	c := b.postman.with
 	if behind > 0 {
 		if err := c.awaken(b.peer, behind); err != nil {
-			return nil, err
+			return members, err
 		}
 	}
-	var resp *wire.Response
 	if len(batch) > 0 {
+		members = c.net.audience()
 		records := make([]*wire.Record, len(batch))
 		for i, p := range batch {
 			records[i] = p.toWire()
 		}
-		var err error
-		resp, err = c.call(b.peer, &wire.Request{Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: records}}}, deliverTimeout)
+		resp, err := c.call(b.peer, &wire.Request{Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{
+			Records: records, Members: members.hash,
+		}}}, deliverTimeout)
 		if err != nil {
-			return nil, err
+			return members, err
+		}
+		if len(resp.GetMembers()) > 0 {
+			members = audience{peers: resp.GetMembers()}
 		}
 	}
 	b.mu.Lock()
@@ -241,7 +246,7 @@ func (b *box) attempt(batch []parcel, after int, behind uint64) (*wire.Response,
 		b.behind = 0
 	}
 	b.dropLocked(max(after+len(batch)-b.gone, 0)) // some may have been dropped meanwhile
-	return resp, nil
+	return members, nil
 }
 
 // expire gives up what nobody has confirmed for too long.
@@ -266,7 +271,7 @@ func (b *box) close(err error) {
 	b.mu.Unlock()
 	for _, p := range left {
 		if err == nil {
-			p.call.confirmed(b.peer, 0)
+			p.call.confirmed(b.peer, audience{})
 		} else {
 			p.call.failed(b.peer, err)
 		}

@@ -5,18 +5,20 @@ import "sync"
 // A tally counts the peers that confirm a Set, Remove or Clear.
 //
 // All members that the caller knew when the call began have to. Each says with its
-// confirmation whom it knows itself; where those are others, they are asked for and told
-// too, so that a process which has just joined is told by a caller that has not heard of
-// it.
+// confirmation whom it knows itself, and who is among these and was not told is told and
+// waited for too: so a process that has just joined is told by a caller that has not heard
+// of it.
 type tally struct {
-	hash uint64        // of the members that the caller knew
-	done chan struct{} // closed when nobody is waited for
-	meet func(peer string)
+	self     string
+	hash     uint64 // of the members that the caller knew
+	removals int
+	more     func(peers []string) // has peers told; it does not wait
+	done     chan struct{}        // closed when nobody is waited for
 
 	mu      sync.Mutex // guards the fields below
 	waiting map[string]*confirmation
-	told    map[string]bool // and the caller itself
-	met     map[uint64]bool // hashes whose members are told
+	told    map[string]struct{} // beyond those that the caller knew
+	known   []string            // these
 	ended   bool
 }
 
@@ -26,27 +28,18 @@ type confirmation struct {
 	err      error // of the last attempt, nil before that ended
 }
 
-// newTally returns a tally for a number of removals. meet is called, without waiting for
-// it, for a peer whose members are to be asked for; it leads to a call of join.
-func newTally(self string, known audience, removals int, meet func(*tally, string)) *tally {
-	t := &tally{hash: known.hash, done: make(chan struct{}), told: map[string]bool{self: true}, met: make(map[uint64]bool)}
+// newTally returns a tally of a number of removals, of which the members that are known
+// are told. The caller sets more.
+func newTally(self string, known audience, removals int) *tally {
+	t := &tally{self: self, hash: known.hash, removals: removals, known: known.peers, done: make(chan struct{})}
 	t.waiting = make(map[string]*confirmation, len(known.peers))
-	t.meet = func(peer string) { meet(t, peer) }
-	t.awaitLocked(known.peers, removals)
+	all := make([]confirmation, len(known.peers))
+	for i, peer := range known.peers {
+		all[i].removals = removals
+		t.waiting[peer] = &all[i]
+	}
 	t.endLocked()
 	return t
-}
-
-// awaitLocked has those waited for that are not told yet, and returns them.
-func (t *tally) awaitLocked(peers []string, removals int) (news []string) {
-	for _, peer := range peers {
-		if !t.told[peer] {
-			t.told[peer] = true
-			t.waiting[peer] = &confirmation{removals: removals}
-			news = append(news, peer)
-		}
-	}
-	return news
 }
 
 func (t *tally) endLocked() {
@@ -56,45 +49,48 @@ func (t *tally) endLocked() {
 	}
 }
 
-// confirmed notes that a peer has applied one of the removals, and which members it knows.
-// 0 stands for one that has left.
-func (t *tally) confirmed(peer string, hash uint64) {
+// confirmed notes that a peer has applied one of the removals, and whom it knows: nobody,
+// if it has left.
+func (t *tally) confirmed(peer string, members audience) {
 	t.mu.Lock()
 	c := t.waiting[peer]
 	if c == nil {
 		t.mu.Unlock()
 		return
 	}
-	if c.removals--; c.removals > 0 {
-		t.mu.Unlock()
-		return
+	var news []string
+	if members.hash != t.hash {
+		news = t.newsLocked(members.peers)
 	}
-	meet := hash != 0 && hash != t.hash && !t.met[hash]
-	if meet {
-		t.met[hash] = true // its peer is waited for until its members are
-		c.removals = 1
-	} else {
+	if c.removals--; c.removals == 0 {
 		delete(t.waiting, peer)
-		t.endLocked()
 	}
+	t.endLocked()
 	t.mu.Unlock()
-	if meet {
-		t.meet(peer)
+	if len(news) > 0 {
+		t.more(news)
 	}
 }
 
-// join adds the members that a confirmed peer knows, and returns those that have to be
-// told; err is why they are not known.
-func (t *tally) join(peer string, members []string, removals int, err error) (news []string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err != nil {
-		t.failedLocked(peer, err)
-		return nil
+// newsLocked returns those of peers that are not told yet, and waits for them from now on.
+func (t *tally) newsLocked(peers []string) (news []string) {
+	if t.told == nil {
+		t.told = map[string]struct{}{t.self: {}}
+		for _, peer := range t.known {
+			t.told[peer] = struct{}{}
+		}
 	}
-	news = t.awaitLocked(members, removals)
-	delete(t.waiting, peer)
-	t.endLocked()
+	for _, peer := range peers {
+		if _, told := t.told[peer]; told {
+			continue
+		}
+		t.told[peer] = struct{}{}
+		if u, err := normalizeURL(peer); err != nil || u.String() != peer {
+			continue // no member's
+		}
+		t.waiting[peer] = &confirmation{removals: t.removals}
+		news = append(news, peer)
+	}
 	return news
 }
 
@@ -102,10 +98,6 @@ func (t *tally) join(peer string, members []string, removals int, err error) (ne
 func (t *tally) failed(peer string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.failedLocked(peer, err)
-}
-
-func (t *tally) failedLocked(peer string, err error) {
 	if c := t.waiting[peer]; c != nil {
 		c.err = err
 	}

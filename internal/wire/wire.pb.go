@@ -191,7 +191,6 @@ type Request struct {
 	//	*Request_Peek
 	//	*Request_Push
 	//	*Request_Sync
-	//	*Request_Members
 	//	*Request_Meet
 	Op            isRequest_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
@@ -324,15 +323,6 @@ func (x *Request) GetSync() *Sync {
 	return nil
 }
 
-func (x *Request) GetMembers() *Members {
-	if x != nil {
-		if x, ok := x.Op.(*Request_Members); ok {
-			return x.Members
-		}
-	}
-	return nil
-}
-
 func (x *Request) GetMeet() *Meet {
 	if x != nil {
 		if x, ok := x.Op.(*Request_Meet); ok {
@@ -370,10 +360,6 @@ type Request_Sync struct {
 	Sync *Sync `protobuf:"bytes,13,opt,name=sync,proto3,oneof"`
 }
 
-type Request_Members struct {
-	Members *Members `protobuf:"bytes,14,opt,name=members,proto3,oneof"`
-}
-
 type Request_Meet struct {
 	Meet *Meet `protobuf:"bytes,15,opt,name=meet,proto3,oneof"`
 }
@@ -390,8 +376,6 @@ func (*Request_Push) isRequest_Op() {}
 
 func (*Request_Sync) isRequest_Op() {}
 
-func (*Request_Members) isRequest_Op() {}
-
 func (*Request_Meet) isRequest_Op() {}
 
 // A Response is all or a part of the answer to a request. A Get, Peek or Push
@@ -403,10 +387,9 @@ type Response struct {
 	Status        Status                 `protobuf:"varint,3,opt,name=status,proto3,enum=peercache.wire.v1.Status" json:"status,omitempty"` // of the request as a whole
 	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`                                    // for people, at most 1 KiB
 	Answers       []*Answer              `protobuf:"bytes,5,rep,name=answers,proto3" json:"answers,omitempty"`
-	Working       []uint64               `protobuf:"varint,6,rep,packed,name=working,proto3" json:"working,omitempty"`                  // a stream's heartbeat: ids of requests still being worked on
-	Members       uint64                 `protobuf:"fixed64,8,opt,name=members,proto3" json:"members,omitempty"`                        // hash of the sender's member set, in every confirmation
-	Synced        *Synced                `protobuf:"bytes,9,opt,name=synced,proto3" json:"synced,omitempty"`                            // the answer to a Sync
-	MemberList    []*Member              `protobuf:"bytes,10,rep,name=member_list,json=memberList,proto3" json:"member_list,omitempty"` // the answer to a Members
+	Working       []uint64               `protobuf:"varint,6,rep,packed,name=working,proto3" json:"working,omitempty"` // a stream's heartbeat: ids of requests still being worked on
+	Synced        *Synced                `protobuf:"bytes,9,opt,name=synced,proto3" json:"synced,omitempty"`           // the answer to a Sync
+	Members       []string               `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`         // URLs of all that the sender knows, in the answer to an Invalidate, if they hash to something else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -483,13 +466,6 @@ func (x *Response) GetWorking() []uint64 {
 	return nil
 }
 
-func (x *Response) GetMembers() uint64 {
-	if x != nil {
-		return x.Members
-	}
-	return 0
-}
-
 func (x *Response) GetSynced() *Synced {
 	if x != nil {
 		return x.Synced
@@ -497,9 +473,9 @@ func (x *Response) GetSynced() *Synced {
 	return nil
 }
 
-func (x *Response) GetMemberList() []*Member {
+func (x *Response) GetMembers() []string {
 	if x != nil {
-		return x.MemberList
+		return x.Members
 	}
 	return nil
 }
@@ -841,7 +817,7 @@ func (x *Answer) GetBirth() *Ids {
 	return nil
 }
 
-// A Set gives the owner a value, or with replica one of the owner's replicas.
+// A Set gives the owner a value.
 type Set struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Boot          uint64                 `protobuf:"fixed64,1,opt,name=boot,proto3" json:"boot,omitempty"`
@@ -849,8 +825,6 @@ type Set struct {
 	Key           []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
 	Value         []byte                 `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
 	TtlMs         uint64                 `protobuf:"varint,5,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"`
-	Replica       bool                   `protobuf:"varint,6,opt,name=replica,proto3" json:"replica,omitempty"`
-	Before        *Ids                   `protobuf:"bytes,7,opt,name=before,proto3" json:"before,omitempty"` // the owner's ids of the key before this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -920,24 +894,11 @@ func (x *Set) GetTtlMs() uint64 {
 	return 0
 }
 
-func (x *Set) GetReplica() bool {
-	if x != nil {
-		return x.Replica
-	}
-	return false
-}
-
-func (x *Set) GetBefore() *Ids {
-	if x != nil {
-		return x.Before
-	}
-	return nil
-}
-
 // An Invalidate tells of removals.
 type Invalidate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Records       []*Record              `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	Members       uint64                 `protobuf:"fixed64,2,opt,name=members,proto3" json:"members,omitempty"` // hash of the URLs of all that the sender knows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -977,6 +938,13 @@ func (x *Invalidate) GetRecords() []*Record {
 		return x.Records
 	}
 	return nil
+}
+
+func (x *Invalidate) GetMembers() uint64 {
+	if x != nil {
+		return x.Members
+	}
+	return 0
 }
 
 // A Record is one call of Remove, Set or Clear.
@@ -1431,104 +1399,6 @@ func (x *Range) GetLast() uint64 {
 	return 0
 }
 
-// Members asks for the sender's view of the cluster.
-type Members struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Members) Reset() {
-	*x = Members{}
-	mi := &file_wire_proto_msgTypes[16]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Members) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Members) ProtoMessage() {}
-
-func (x *Members) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Members.ProtoReflect.Descriptor instead.
-func (*Members) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
-}
-
-// A Member is one process in it.
-type Member struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
-	Boot          uint64                 `protobuf:"fixed64,2,opt,name=boot,proto3" json:"boot,omitempty"`
-	State         State                  `protobuf:"varint,3,opt,name=state,proto3,enum=peercache.wire.v1.State" json:"state,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Member) Reset() {
-	*x = Member{}
-	mi := &file_wire_proto_msgTypes[17]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Member) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Member) ProtoMessage() {}
-
-func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Member.ProtoReflect.Descriptor instead.
-func (*Member) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
-}
-
-func (x *Member) GetUrl() string {
-	if x != nil {
-		return x.Url
-	}
-	return ""
-}
-
-func (x *Member) GetBoot() uint64 {
-	if x != nil {
-		return x.Boot
-	}
-	return 0
-}
-
-func (x *Member) GetState() State {
-	if x != nil {
-		return x.State
-	}
-	return State_UNKNOWN
-}
-
 // A Meet asks who answers, which the hello of the answer says. Of an asker whose
 // hello says that it joins, the one asked first makes sure, by a Meet to the asker's
 // URL, that the asker answers there.
@@ -1540,7 +1410,7 @@ type Meet struct {
 
 func (x *Meet) Reset() {
 	*x = Meet{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1422,7 @@ func (x *Meet) String() string {
 func (*Meet) ProtoMessage() {}
 
 func (x *Meet) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1435,7 @@ func (x *Meet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Meet.ProtoReflect.Descriptor instead.
 func (*Meet) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{16}
 }
 
 var File_wire_proto protoreflect.FileDescriptor
@@ -1573,7 +1443,7 @@ var File_wire_proto protoreflect.FileDescriptor
 const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"wire.proto\x12\x11peercache.wire.v1\"\xb4\x04\n" +
+	"wire.proto\x12\x11peercache.wire.v1\"\xfc\x03\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x05hello\x18\x02 \x01(\v2\x18.peercache.wire.v1.HelloR\x05hello\x12\x14\n" +
@@ -1588,22 +1458,18 @@ const file_wire_proto_rawDesc = "" +
 	"invalidate\x12-\n" +
 	"\x04peek\x18\v \x01(\v2\x17.peercache.wire.v1.PeekH\x00R\x04peek\x12-\n" +
 	"\x04push\x18\f \x01(\v2\x17.peercache.wire.v1.PushH\x00R\x04push\x12-\n" +
-	"\x04sync\x18\r \x01(\v2\x17.peercache.wire.v1.SyncH\x00R\x04sync\x126\n" +
-	"\amembers\x18\x0e \x01(\v2\x1a.peercache.wire.v1.MembersH\x00R\amembers\x12-\n" +
+	"\x04sync\x18\r \x01(\v2\x17.peercache.wire.v1.SyncH\x00R\x04sync\x12-\n" +
 	"\x04meet\x18\x0f \x01(\v2\x17.peercache.wire.v1.MeetH\x00R\x04meetB\x04\n" +
-	"\x02op\"\xe9\x02\n" +
+	"\x02op\"\xad\x02\n" +
 	"\bResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x05hello\x18\x02 \x01(\v2\x18.peercache.wire.v1.HelloR\x05hello\x121\n" +
 	"\x06status\x18\x03 \x01(\x0e2\x19.peercache.wire.v1.StatusR\x06status\x12\x12\n" +
 	"\x04text\x18\x04 \x01(\tR\x04text\x123\n" +
 	"\aanswers\x18\x05 \x03(\v2\x19.peercache.wire.v1.AnswerR\aanswers\x12\x18\n" +
-	"\aworking\x18\x06 \x03(\x04R\aworking\x12\x18\n" +
-	"\amembers\x18\b \x01(\x06R\amembers\x121\n" +
-	"\x06synced\x18\t \x01(\v2\x19.peercache.wire.v1.SyncedR\x06synced\x12:\n" +
-	"\vmember_list\x18\n" +
-	" \x03(\v2\x19.peercache.wire.v1.MemberR\n" +
-	"memberList\"\xc5\x01\n" +
+	"\aworking\x18\x06 \x03(\x04R\aworking\x121\n" +
+	"\x06synced\x18\t \x01(\v2\x19.peercache.wire.v1.SyncedR\x06synced\x12\x18\n" +
+	"\amembers\x18\b \x03(\tR\amembers\"\xc5\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x10\n" +
@@ -1627,18 +1493,17 @@ const file_wire_proto_rawDesc = "" +
 	"\x05value\x18\x03 \x01(\fR\x05value\x12\x15\n" +
 	"\x06ttl_ms\x18\x04 \x01(\x04R\x05ttlMs\x12\x12\n" +
 	"\x04text\x18\x05 \x01(\tR\x04text\x12,\n" +
-	"\x05birth\x18\x06 \x01(\v2\x16.peercache.wire.v1.IdsR\x05birth\"\xb4\x01\n" +
+	"\x05birth\x18\x06 \x01(\v2\x16.peercache.wire.v1.IdsR\x05birth\"j\n" +
 	"\x03Set\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\x06R\x04boot\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x06R\x03seq\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x04 \x01(\fR\x05value\x12\x15\n" +
-	"\x06ttl_ms\x18\x05 \x01(\x04R\x05ttlMs\x12\x18\n" +
-	"\areplica\x18\x06 \x01(\bR\areplica\x12.\n" +
-	"\x06before\x18\a \x01(\v2\x16.peercache.wire.v1.IdsR\x06before\"A\n" +
+	"\x06ttl_ms\x18\x05 \x01(\x04R\x05ttlMs\"[\n" +
 	"\n" +
 	"Invalidate\x123\n" +
-	"\arecords\x18\x01 \x03(\v2\x19.peercache.wire.v1.RecordR\arecords\"n\n" +
+	"\arecords\x18\x01 \x03(\v2\x19.peercache.wire.v1.RecordR\arecords\x12\x18\n" +
+	"\amembers\x18\x02 \x01(\x06R\amembers\"n\n" +
 	"\x06Record\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\x06R\x04boot\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x06R\x03seq\x12\x14\n" +
@@ -1669,12 +1534,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x05Range\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\x06R\x04boot\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x06R\x05first\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\x06R\x04last\"\t\n" +
-	"\aMembers\"^\n" +
-	"\x06Member\x12\x10\n" +
-	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
-	"\x04boot\x18\x02 \x01(\x06R\x04boot\x12.\n" +
-	"\x05state\x18\x03 \x01(\x0e2\x18.peercache.wire.v1.StateR\x05state\"\x06\n" +
+	"\x04last\x18\x03 \x01(\x06R\x04last\"\x06\n" +
 	"\x04Meet*\xfb\x01\n" +
 	"\x06Status\x12\x06\n" +
 	"\x02OK\x10\x00\x12\r\n" +
@@ -1718,7 +1578,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_wire_proto_goTypes = []any{
 	(Status)(0),        // 0: peercache.wire.v1.Status
 	(State)(0),         // 1: peercache.wire.v1.State
@@ -1738,9 +1598,7 @@ var file_wire_proto_goTypes = []any{
 	(*Sync)(nil),       // 15: peercache.wire.v1.Sync
 	(*Synced)(nil),     // 16: peercache.wire.v1.Synced
 	(*Range)(nil),      // 17: peercache.wire.v1.Range
-	(*Members)(nil),    // 18: peercache.wire.v1.Members
-	(*Member)(nil),     // 19: peercache.wire.v1.Member
-	(*Meet)(nil),       // 20: peercache.wire.v1.Meet
+	(*Meet)(nil),       // 18: peercache.wire.v1.Meet
 }
 var file_wire_proto_depIdxs = []int32{
 	4,  // 0: peercache.wire.v1.Request.hello:type_name -> peercache.wire.v1.Hello
@@ -1751,36 +1609,32 @@ var file_wire_proto_depIdxs = []int32{
 	12, // 5: peercache.wire.v1.Request.peek:type_name -> peercache.wire.v1.Peek
 	13, // 6: peercache.wire.v1.Request.push:type_name -> peercache.wire.v1.Push
 	15, // 7: peercache.wire.v1.Request.sync:type_name -> peercache.wire.v1.Sync
-	18, // 8: peercache.wire.v1.Request.members:type_name -> peercache.wire.v1.Members
-	20, // 9: peercache.wire.v1.Request.meet:type_name -> peercache.wire.v1.Meet
-	4,  // 10: peercache.wire.v1.Response.hello:type_name -> peercache.wire.v1.Hello
-	0,  // 11: peercache.wire.v1.Response.status:type_name -> peercache.wire.v1.Status
-	8,  // 12: peercache.wire.v1.Response.answers:type_name -> peercache.wire.v1.Answer
-	16, // 13: peercache.wire.v1.Response.synced:type_name -> peercache.wire.v1.Synced
-	19, // 14: peercache.wire.v1.Response.member_list:type_name -> peercache.wire.v1.Member
-	1,  // 15: peercache.wire.v1.Hello.state:type_name -> peercache.wire.v1.State
-	7,  // 16: peercache.wire.v1.Get.needs:type_name -> peercache.wire.v1.Need
-	5,  // 17: peercache.wire.v1.Need.ids:type_name -> peercache.wire.v1.Ids
-	0,  // 18: peercache.wire.v1.Answer.status:type_name -> peercache.wire.v1.Status
-	5,  // 19: peercache.wire.v1.Answer.birth:type_name -> peercache.wire.v1.Ids
-	5,  // 20: peercache.wire.v1.Set.before:type_name -> peercache.wire.v1.Ids
-	11, // 21: peercache.wire.v1.Invalidate.records:type_name -> peercache.wire.v1.Record
-	7,  // 22: peercache.wire.v1.Peek.needs:type_name -> peercache.wire.v1.Need
-	14, // 23: peercache.wire.v1.Push.entries:type_name -> peercache.wire.v1.Entry
-	5,  // 24: peercache.wire.v1.Push.applied:type_name -> peercache.wire.v1.Ids
-	5,  // 25: peercache.wire.v1.Entry.birth:type_name -> peercache.wire.v1.Ids
-	5,  // 26: peercache.wire.v1.Sync.applied:type_name -> peercache.wire.v1.Ids
-	5,  // 27: peercache.wire.v1.Synced.applied:type_name -> peercache.wire.v1.Ids
-	11, // 28: peercache.wire.v1.Synced.records:type_name -> peercache.wire.v1.Record
-	17, // 29: peercache.wire.v1.Synced.gone:type_name -> peercache.wire.v1.Range
-	5,  // 30: peercache.wire.v1.Synced.through:type_name -> peercache.wire.v1.Ids
-	5,  // 31: peercache.wire.v1.Synced.since:type_name -> peercache.wire.v1.Ids
-	1,  // 32: peercache.wire.v1.Member.state:type_name -> peercache.wire.v1.State
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	18, // 8: peercache.wire.v1.Request.meet:type_name -> peercache.wire.v1.Meet
+	4,  // 9: peercache.wire.v1.Response.hello:type_name -> peercache.wire.v1.Hello
+	0,  // 10: peercache.wire.v1.Response.status:type_name -> peercache.wire.v1.Status
+	8,  // 11: peercache.wire.v1.Response.answers:type_name -> peercache.wire.v1.Answer
+	16, // 12: peercache.wire.v1.Response.synced:type_name -> peercache.wire.v1.Synced
+	1,  // 13: peercache.wire.v1.Hello.state:type_name -> peercache.wire.v1.State
+	7,  // 14: peercache.wire.v1.Get.needs:type_name -> peercache.wire.v1.Need
+	5,  // 15: peercache.wire.v1.Need.ids:type_name -> peercache.wire.v1.Ids
+	0,  // 16: peercache.wire.v1.Answer.status:type_name -> peercache.wire.v1.Status
+	5,  // 17: peercache.wire.v1.Answer.birth:type_name -> peercache.wire.v1.Ids
+	11, // 18: peercache.wire.v1.Invalidate.records:type_name -> peercache.wire.v1.Record
+	7,  // 19: peercache.wire.v1.Peek.needs:type_name -> peercache.wire.v1.Need
+	14, // 20: peercache.wire.v1.Push.entries:type_name -> peercache.wire.v1.Entry
+	5,  // 21: peercache.wire.v1.Push.applied:type_name -> peercache.wire.v1.Ids
+	5,  // 22: peercache.wire.v1.Entry.birth:type_name -> peercache.wire.v1.Ids
+	5,  // 23: peercache.wire.v1.Sync.applied:type_name -> peercache.wire.v1.Ids
+	5,  // 24: peercache.wire.v1.Synced.applied:type_name -> peercache.wire.v1.Ids
+	11, // 25: peercache.wire.v1.Synced.records:type_name -> peercache.wire.v1.Record
+	17, // 26: peercache.wire.v1.Synced.gone:type_name -> peercache.wire.v1.Range
+	5,  // 27: peercache.wire.v1.Synced.through:type_name -> peercache.wire.v1.Ids
+	5,  // 28: peercache.wire.v1.Synced.since:type_name -> peercache.wire.v1.Ids
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -1795,7 +1649,6 @@ func file_wire_proto_init() {
 		(*Request_Peek)(nil),
 		(*Request_Push)(nil),
 		(*Request_Sync)(nil),
-		(*Request_Members)(nil),
 		(*Request_Meet)(nil),
 	}
 	type x struct{}
@@ -1804,7 +1657,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   19,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
