@@ -112,6 +112,13 @@ type Options struct {
 	// another node's entry never after its end. Default 0: not at all.
 	StaleFor time.Duration
 
+	// Replicas is how many other nodes hold each entry that this node owns too, in other
+	// zones as far as there are any. They get it in the background, keep it for its full
+	// life within their MaxBytes, and answer when the owner is gone, so that its death costs
+	// the origin next to nothing. A replica is no copy: HotTTL does not concern it. Default
+	// 0; New panics beyond 2. All nodes should have the same.
+	Replicas int
+
 	// MaxLoads is how many calls of the loader may run at once in this process.
 	// Four times as many keys may wait for their turn, each for at most a
 	// second; beyond that is ErrOverloaded. A GetMany that finds nobody waiting
@@ -134,6 +141,7 @@ const (
 	defaultHotTTL      = 10 * time.Second
 	defaultLoadTimeout = 10 * time.Second
 	defaultMaxLoads    = 256
+	maxReplicas        = 2
 
 	// longest is what MaxTTL and StaleFor mean at most, 73 years, so that the end of
 	// a life and of the staleness after it fits an int64 of nanoseconds: the store
@@ -148,6 +156,9 @@ func (o *Options) withDefaults() Options {
 		opts = *o
 	}
 	checkCodec(opts.Codec)
+	if opts.Replicas < 0 || opts.Replicas > maxReplicas {
+		panic(fmt.Sprintf("peercache: Options.Replicas is %d: it may be 0 to %d", opts.Replicas, maxReplicas))
+	}
 	if opts.MaxBytes == 0 {
 		opts.MaxBytes = defaultMaxBytes
 	}
@@ -195,7 +206,7 @@ var validName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // A-Z a-z 0-9 . _ and -. A value whose encoding changes needs a new name.
 //
 // New panics if load is nil, the name is bad, a cache of that name exists on the
-// node, or only one half of a Codec is given.
+// node, Replicas is out of range, or only one half of a Codec is given.
 func New[V any](name string, load Loader[V], opts *Options) *Cache[V] {
 	if load == nil {
 		panic(fmt.Sprintf("peercache: New(%q) needs a loader", name))

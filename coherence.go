@@ -137,6 +137,8 @@ func (c *coherence) serve(req *wire.Request, peer string) *wire.Response {
 			return resp
 		}
 		resp.Status = e.accepts(op.Set)
+	case *wire.Request_Peek, *wire.Request_Push:
+		resp.Status = c.serveHandoff(req, resp)
 	case *wire.Request_Invalidate:
 		removals, err := removalsOf(op.Invalidate.GetRecords())
 		if err != nil {
@@ -162,6 +164,30 @@ func (c *coherence) serve(req *wire.Request, peer string) *wire.Response {
 		return refuse("this node does not know what is asked")
 	}
 	return resp
+}
+
+// serveHandoff answers a peek, or keeps what is pushed. A process that has not heard yet
+// what was removed lately keeps nothing of others.
+func (c *coherence) serveHandoff(req *wire.Request, resp *wire.Response) wire.Status {
+	e := c.ledger.cache(req.GetCache())
+	push, peek := req.GetPush(), req.GetPeek()
+	switch {
+	case e == nil:
+		return wire.Status_UNKNOWN_CACHE
+	case len(peek.GetKeys()) > wire.MaxKeys || len(push.GetEntries()) > wire.MaxKeys || len(push.GetApplied().GetBoots()) > maxBoots:
+		return wire.Status_BAD_REQUEST
+	case c.fence.isUp():
+		return wire.Status_BEHIND
+	case peek != nil && !c.ledger.covers(idsOf(req.GetAged())):
+		return wire.Status_BEHIND
+	case push != nil && (c.ledger.isFresh() || !c.ledger.coveredBy(idsOf(push.GetApplied()))):
+		return wire.Status_BEHIND
+	case peek != nil:
+		e.servePeek(peek, resp)
+	default:
+		e.servePush(push)
+	}
+	return wire.Status_OK
 }
 
 // toWire is how a removal travels.

@@ -49,6 +49,9 @@ type network interface {
 	// coherence returns what keeps the process's caches coherent with those of others.
 	coherence() *coherence
 
+	// moves returns what sends entries to other processes.
+	moves() *mover
+
 	// dropAll empties all caches of the process, and forgetIDs has them forget the
 	// invalidations from before a time.
 	dropAll()
@@ -64,6 +67,9 @@ type network interface {
 	// admit reports whether a peer is worth asking for keys. If it is, ask
 	// must follow: it may be the only request that is let through.
 	admit(peer string) bool
+
+	// healthy reports whether a peer has not failed lately.
+	healthy(peer string) bool
 
 	// passedOver counts keys for which a peer was asked in vain, or not asked.
 	passedOver(asked bool, keys int)

@@ -44,7 +44,7 @@ func (e *engine) fetch(ctx context.Context, tried string, flights []*flight) {
 	walks := make([]*walk, len(flights))
 	for i, f := range flights {
 		e.store.begin(f, cancel)
-		w := &walk{flight: f, owners: r.owners(e.hash(f.key), mayActOwners)}
+		w := &walk{flight: f, owners: r.owners(e.hash(f.key), e.store.mayAct)}
 		if tried != "" {
 			w.asked = 1
 			w.owners = slices.DeleteFunc(w.owners, func(owner string) bool { return owner == tried })

@@ -81,7 +81,7 @@ func (b *bareNodes) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !isSync(b.t, body) { // which nodes send of their own accord
+	if !unasked(b.t, body) {
 		b.requests.Add(1)
 	}
 	if b.broken.Load() {
@@ -95,8 +95,9 @@ func (b *bareNodes) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.Result(), nil
 }
 
-// isSync reports whether a node asks with this body what it has missed.
-func isSync(t *testing.T, body []byte) bool {
+// unasked reports whether a node sends this body of its own accord: to hear what it has
+// missed, or what others hold.
+func unasked(t *testing.T, body []byte) bool {
 	t.Helper()
 	frame, err := wire.NewReader(bytes.NewReader(body)).Next()
 	if err != nil {
@@ -107,7 +108,7 @@ func isSync(t *testing.T, body []byte) bool {
 	if err := wire.Unmarshal(frame, &req); err != nil {
 		t.Error(err)
 	}
-	return req.GetSync() != nil
+	return req.GetSync() != nil || req.GetPeek() != nil || req.GetPush() != nil
 }
 
 // bareCaches returns a cache on each node.

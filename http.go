@@ -186,15 +186,15 @@ func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (w
 	}
 }
 
-// needsOf returns what has to have been applied to the keys of a Get, by their index, nil
-// if there is nothing.
-func needsOf(get *wire.Get) []ids {
-	if len(get.GetNeeds()) == 0 {
+// needsOf returns what has to have been applied to n keys, by their index, nil if there is
+// nothing.
+func needsOf(n int, list []*wire.Need) []ids {
+	if len(list) == 0 {
 		return nil
 	}
-	needs := make([]ids, len(get.GetKeys()))
-	for _, need := range get.GetNeeds() {
-		if i := need.GetIndex(); int64(i) < int64(len(needs)) && len(need.GetIds().GetBoots()) <= maxNeed {
+	needs := make([]ids, n)
+	for _, need := range list {
+		if i := need.GetIndex(); int64(i) < int64(n) && len(need.GetIds().GetBoots()) <= maxNeed {
 			needs[i] = idsOf(need.GetIds())
 		}
 	}
@@ -213,7 +213,7 @@ func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, get *wi
 		begun = nil // what is in memory is answered all the same
 	}
 	loads := make(map[int]*flight)
-	needs := needsOf(get)
+	needs := needsOf(len(get.GetKeys()), get.GetNeeds())
 	for i, key := range get.GetKeys() {
 		var need ids
 		if needs != nil {

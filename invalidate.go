@@ -90,6 +90,7 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 	if r.owner(e.hash(key)) == r.url {
 		e.store.put(key, first.id, e.toKeep(it, ttl))
 		c.ledger.apply(first)
+		e.replicate(key)
 		return c.publish(ctx, known, []*removal{first}, until)
 	}
 	result := make(chan error, 1)
@@ -139,6 +140,7 @@ func (e *engine) place(c *coherence, r *ring, first *removal, it item, ttl time.
 		removals = append(removals, next)
 		if owner == r.url {
 			e.store.put(key, next.id, e.toKeep(it, ttl))
+			e.replicate(key)
 			return removals
 		}
 		_, err := c.call(owner, &wire.Request{Cache: e.name, Op: &wire.Request_Set{Set: &wire.Set{

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"slices"
 	"time"
+
+	"github.com/peercache/peercache/consistenthash"
 )
 
 // A node's way through its phases: Join or SetPeers, Leave, and the ring in between.
@@ -212,6 +214,7 @@ func (n *Node) swap(members []member, others []string) (*ring, bool) {
 		return prev, false
 	}
 	n.current.Store(r)
+	n.mover.turned(prev.table)
 	return r, true
 }
 
@@ -240,6 +243,7 @@ func (n *Node) welcomeLocked(members []member) {
 	n.breakers.retain(known)
 	n.links.retain(known)
 	n.coherent.post.retain(known)
+	n.mover.retain(known)
 }
 
 func (n *Node) becomeReady() {
@@ -352,6 +356,7 @@ func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
 	}
 	if g != nil {
 		g.setState(stateLeaving)
+		n.handOver(ctx)
 		told := make(chan error, 1)
 		n.background(func() { told <- g.leave(leaveTimeout) })
 		if err := n.awaitFarewell(ctx, g, told); err != nil {
@@ -366,6 +371,26 @@ func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// handOver sends the entries that this node holds to those who own them without it, for
+// handoverTimeout at most.
+func (n *Node) handOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
+	defer cancel()
+	start := now()
+	r := n.view()
+	if r.self < 0 {
+		return // it owns nothing
+	}
+	others := slices.DeleteFunc(slices.Clone(r.table.Nodes()), func(node consistenthash.Node) bool { return node.ID == r.url })
+	total := n.mover.move(r.table, r.table.With(others), true)
+	if total == 0 {
+		return
+	}
+	n.logger.Info("peercache: leaving: handing entries over", "n", total)
+	n.mover.drain(ctx)
+	n.logger.Info("peercache: leaving: handed over", "n", int64(total)-n.mover.waiting.Load(), "of", total, "took", time.Duration(now()-start))
 }
 
 // lone reports whether there is nobody to tell. Gossip knows it before there is a ring: who
@@ -411,6 +436,7 @@ func (n *Node) stop(g *gossip, began int64) {
 	n.others.Store(n.audienceOf(nil))
 	n.building.Unlock()
 	n.coherent.stop()
+	n.mover.stop()
 
 	n.mu.Lock()
 	n.phase = phaseLeft

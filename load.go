@@ -33,9 +33,11 @@ type call struct {
 
 // load runs the loader for flights, which are its own from here on, on a context
 // that no caller ends: at once if fewer than MaxLoads calls are running, else as
-// soon as it is their turn.
+// soon as it is their turn. Those that another node may have in memory are asked for first.
 func (e *engine) load(ctx context.Context, flights []*flight) {
-	e.gate.enter(&call{ctx: context.WithoutCancel(ctx), flights: flights})
+	if flights = e.peekFirst(ctx, flights); len(flights) > 0 {
+		e.gate.enter(&call{ctx: context.WithoutCancel(ctx), flights: flights})
+	}
 }
 
 // overload ends a call that does not come to its turn.
@@ -69,8 +71,12 @@ func (e *engine) call(c *call) {
 	counters := &c.flights[0].shard.counters
 	counters.loads.Add(int64(len(keys)))
 	end := func(f *flight, out outcome) {
-		if e.store.end(f, out) && out.err != nil && !out.item.absent {
+		ended := e.store.end(f, out)
+		switch {
+		case ended && out.err != nil && !out.item.absent:
 			counters.loadErrors.Add(1)
+		case ended && !out.item.fleeting:
+			e.replicate(f.key)
 		}
 	}
 	overdue := time.AfterFunc(e.opts.LoadTimeout, func() { // when ctx ends; context.AfterFunc costs five allocations

@@ -124,6 +124,7 @@ type Node struct {
 	end  context.CancelFunc
 
 	coherent *coherence
+	mover    *mover
 	current  atomic.Pointer[ring]
 	others   atomic.Pointer[audience]
 
@@ -215,6 +216,7 @@ func NewNode(rawURL string, opts *NodeOptions) (*Node, error) {
 	}
 	n.life, n.end = context.WithCancel(context.Background())
 	n.coherent = newCoherence(n, n.self.boot, n.cache)
+	n.mover = newMover(n, n.engines)
 	n.current.Store(newRing(nil, n.self, nil, now()))
 	n.others.Store(n.audienceOf(nil))
 	return n, nil
@@ -362,6 +364,7 @@ func (n *Node) passedOver(asked bool, keys int) {
 func (n *Node) view() *ring               { return n.current.Load() }
 func (n *Node) audience() audience        { return *n.others.Load() }
 func (n *Node) coherence() *coherence     { return n.coherent }
+func (n *Node) moves() *mover             { return n.mover }
 func (n *Node) lifetime() context.Context { return n.life }
 func (n *Node) log() *slog.Logger         { return n.logger }
 

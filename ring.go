@@ -31,8 +31,10 @@ type member struct {
 const (
 	// mayActOwners is how many of a key's owners, in order, may act for it:
 	// answer peers, load, accept what is set. Askers try two and views of the
-	// cluster differ by a node or two while it changes.
-	mayActOwners = 3
+	// cluster differ by a node or two while it changes. Of a cache with replicas it is two
+	// more than those, if that is more; a table knows four.
+	mayActOwners    = 3
+	mayActOwnersMax = 2 + maxReplicas
 
 	// maxAttempts is how many owners a Get asks before it loads by itself. A
 	// third attempt would double the wait on the worst day and help only when
@@ -120,7 +122,7 @@ func (r *ring) owners(hash uint64, n int) []string {
 	if r.alone() {
 		return []string{r.url}
 	}
-	var room [mayActOwners]int
+	var room [mayActOwnersMax]int
 	urls := make([]string, 0, n)
 	for _, i := range r.table.AppendOwners(room[:0], consistenthash.Slot(hash), n) {
 		urls = append(urls, r.table.Nodes()[i].ID)
@@ -128,32 +130,32 @@ func (r *ring) owners(hash uint64, n int) []string {
 	return urls
 }
 
-// mayAct reports whether this process may act for the key with this hash: by
-// the current table, or by one that was current lately and by which others may
-// still go.
-func (r *ring) mayAct(hash uint64, at int64) bool {
-	return r.mayActUntil(hash, at) > at
+// mayAct reports whether this process may act for the key with this hash, being among
+// its first n owners: by the current table, or by one that was current lately and by
+// which others may still go.
+func (r *ring) mayAct(hash uint64, n int, at int64) bool {
+	return r.mayActUntil(hash, n, at) > at
 }
 
 // mayActUntil returns until when it may: for good by the current table, to the end
 // of its grace window by an older one, and until at if it may not.
-func (r *ring) mayActUntil(hash uint64, at int64) int64 {
+func (r *ring) mayActUntil(hash uint64, n int, at int64) int64 {
 	slot := consistenthash.Slot(hash)
-	if r.alone() || amongOwners(r.table, r.self, slot) {
+	if r.alone() || amongOwners(r.table, r.self, slot, n) {
 		return never
 	}
 	for _, old := range r.recent { // the latest first
-		if old.until > at && amongOwners(old.table, old.self, slot) {
+		if old.until > at && amongOwners(old.table, old.self, slot, n) {
 			return old.until
 		}
 	}
 	return at
 }
 
-func amongOwners(t *consistenthash.Table, self, slot int) bool {
+func amongOwners(t *consistenthash.Table, self, slot, n int) bool {
 	if self < 0 {
 		return false
 	}
-	var room [mayActOwners]int
-	return slices.Contains(t.AppendOwners(room[:0], slot, mayActOwners), self)
+	var room [mayActOwnersMax]int
+	return slices.Contains(t.AppendOwners(room[:0], slot, n), self)
 }

@@ -34,7 +34,7 @@ func (e *engine) answer(key string, need ids, b *begun) (answer, *flight) {
 	if ok {
 		return answerOf(outcome{item: it}), nil
 	}
-	if !r.mayAct(e.hash(key), now()) {
+	if !r.mayAct(e.hash(key), e.store.mayAct, now()) {
 		return answer{status: wire.Status_NOT_MINE}, nil
 	}
 	if b == nil {
@@ -66,11 +66,12 @@ func (e *engine) accepts(set *wire.Set) wire.Status {
 		}
 		e.store.put(key, r.id, e.toKeep(it, millis(set.GetTtlMs())))
 		l.apply(r) // which leaves the key alone
+		e.replicate(key)
 	}
 	return wire.Status_OK
 }
 
-func (e *engine) mayAct(key string) bool { return e.ring().mayAct(e.hash(key), now()) }
+func (e *engine) mayAct(key string) bool { return e.ring().mayAct(e.hash(key), e.store.mayAct, now()) }
 
 // answerOf is how an outcome travels to a peer.
 func answerOf(out outcome) answer {

@@ -92,6 +92,13 @@ func (f *flight) watch(w watcher, i int) {
 	}
 }
 
+// isEnded reports whether the flight has its outcome.
+func (f *flight) isEnded() bool {
+	f.shard.mu.Lock()
+	defer f.shard.mu.Unlock()
+	return f.ended
+}
+
 // wait returns the outcome, or the error of ctx if that ends first.
 func (f *flight) wait(ctx context.Context) outcome {
 	select {

@@ -22,6 +22,9 @@ type Stats struct {
 	PeerErrors int64 // of these not answered: the peer was dead, silent or refused
 	Served     int64 // keys answered to peers
 
+	Peeked   int64 // keys that were not loaded because a previous owner had them in memory
+	Handed   int64 // entries given to other nodes, as their new owners or replicas
+	Refused  int64 // entries that other nodes gave and that are older than a removal
 	Detached int64 // loads and fetches that a Set, Remove or Clear overtook
 	Needed   int64 // keys of which a peer that asked knew an invalidation that this node did not
 
@@ -39,6 +42,7 @@ type counters struct {
 	overloads, orphans           atomic.Int64
 	peerGets, peerErrors, served atomic.Int64
 	detached, needed             atomic.Int64
+	peeked, handed, refused      atomic.Int64
 
 	// What the lru has counted that was none: of its lookups those that were no
 	// Gets of callers here, and of its hits those that were not theirs or came to
@@ -67,6 +71,9 @@ func (s *Stats) add(c *counters) {
 	s.PeerGets += c.peerGets.Load()
 	s.PeerErrors += c.peerErrors.Load()
 	s.Served += c.served.Load()
+	s.Peeked += c.peeked.Load()
+	s.Handed += c.handed.Load()
+	s.Refused += c.refused.Load()
 	s.Detached += c.detached.Load()
 	s.Needed += c.needed.Load()
 }

@@ -31,6 +31,7 @@ type store struct {
 
 	view     func() *ring // nil for a cache without a node
 	hash     uint64       // seed of the hash that finds owners
+	mayAct   int          // how many owners of a key may act for it
 	hotTTL   time.Duration
 	staleFor time.Duration
 	margin   int64 // what the lru keeps for longer than this is within its life, whatever the clock
@@ -60,6 +61,7 @@ func newStore(hash uint64, opts Options, net network) *store {
 		items:  lru.New[record](lru.Options[record]{MaxBytes: opts.MaxBytes}),
 		born:   now(),
 		hash:   hash,
+		mayAct: max(mayActOwners, 2+opts.Replicas),
 		hotTTL: max(opts.HotTTL, 0),
 
 		staleFor: opts.StaleFor,
@@ -159,7 +161,7 @@ func (s *store) judge(key string, rec record, expires int64) (it item, stale, ok
 	if it.expires > at {
 		return it, false, true
 	}
-	stale = r.mayAct(consistenthash.Hash(s.hash, key), at)
+	stale = r.mayAct(consistenthash.Hash(s.hash, key), s.mayAct, at)
 	return it, stale, stale
 }
 
@@ -190,18 +192,22 @@ func (s *store) peek(key string) (item, bool) {
 
 // reconsider looks at an item under a ring that is newer than what was known
 // when it was stored. Where this node may no longer act for the key the item is
-// a copy from now on; it is asked once for each ring.
+// a copy from now on. It is asked once for each ring, but again and again while the node
+// may act by an older table only: for as long the item keeps all of its life, with which
+// it may be handed to the new owner.
 func (s *store) reconsider(key string, r *ring, at int64) (item, bool) {
-	until := r.mayActUntil(consistenthash.Hash(s.hash, key), at)
+	until := r.mayActUntil(consistenthash.Hash(s.hash, key), s.mayAct, at)
 	var seen item
 	ok := s.update(key, at, func(it *item) {
-		it.ring = r.version
 		switch {
 		case r.left:
+			it.ring = r.version
 			it.asCopy(after(r.leftAt, s.hotTTL))
-		case !it.copied:
-			it.copied = until <= at
-			it.expires = min(it.expires, after(until, s.hotTTL))
+		case it.copied || until == never:
+			it.ring = r.version
+		case until <= at:
+			it.ring = r.version
+			it.asCopy(after(at, s.hotTTL))
 		}
 		seen = *it
 	})

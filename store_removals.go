@@ -46,6 +46,53 @@ func (s *store) put(key string, i id, it item) {
 	s.rememberLocked(sh, key, one)
 }
 
+// known returns what is remembered of the invalidations of a key.
+func (s *store) known(key string) ids {
+	sh := s.shard(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return s.knownLocked(sh, key)
+}
+
+// mayEnd reports whether a flight may end with a value of another memory that was born with these
+// ids: nothing was applied here that the value has not seen. What the other has applied to
+// the key is, here too.
+func (s *store) mayEnd(f *flight, birth ids) bool {
+	sh := f.shard
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	known := s.knownLocked(sh, f.key)
+	if f.ended || f.detached || !birth.covers(known) {
+		return false
+	}
+	if !known.covers(birth) {
+		s.rememberLocked(sh, f.key, birth)
+	}
+	return true
+}
+
+// receive stores an item of another memory that was born with these ids, unless something
+// was applied here that it has not seen, or what is held lives as long. What the other has
+// applied to the key is, here too.
+func (s *store) receive(key string, birth ids, it item) bool {
+	sh := s.shard(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	known := s.knownLocked(sh, key)
+	if !known.covers(birth) {
+		s.detachLocked(sh, key)
+		s.items.Remove(key)
+		s.rememberLocked(sh, key, birth)
+	}
+	if sh.closed || !birth.covers(known) {
+		return false
+	}
+	if held, stale, ok := s.look(key); !ok || stale || held.copied || held.expires < it.expires {
+		s.keepLocked(key, it)
+	}
+	return true
+}
+
 // clear drops everything in constant time, but for the flights.
 func (s *store) clear(news ids) {
 	s.clearing.Lock()

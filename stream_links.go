@@ -101,12 +101,17 @@ func (n *Node) ask(peer string, q *inquiry) { n.link(peer).ask(q) }
 
 func (n *Node) admit(peer string) bool { return n.link(peer).admit() }
 
+func (n *Node) healthy(peer string) bool { return !n.link(peer).troubled.Load() }
+
 // call sends a peer a request that is no inquiry, on the stream or by plain HTTP, and
 // returns its answer, which is one response.
 func (n *Node) call(ctx context.Context, peer string, req *wire.Request) (*wire.Response, error) {
 	size := 0
-	if set := req.GetSet(); set != nil {
-		size = len(set.GetValue())
+	switch op := req.GetOp().(type) {
+	case *wire.Request_Set:
+		size = len(op.Set.GetValue())
+	case *wire.Request_Push, *wire.Request_Peek:
+		size = batchBytes
 	}
 	l := n.link(peer)
 	resp, err := l.transact(ctx, req, size)

@@ -199,12 +199,15 @@ func (s *service) serveNext() error {
 	}
 	switch op := req.GetOp().(type) {
 	case nil:
+		if req.GetId() != 0 { // else it is what this node must have applied
+			s.send(&wire.Response{Id: req.GetId(), Status: wire.Status_BAD_REQUEST, Text: "this node does not know what is asked"})
+		}
 	case *wire.Request_Get:
 		if len(op.Get.GetKeys()) > wire.MaxKeys {
 			s.send(&wire.Response{Id: req.GetId(), Status: wire.Status_BAD_REQUEST, Text: fmt.Sprintf("more than %d keys", wire.MaxKeys)})
 			return nil
 		}
-		s.serveGet(req.GetId(), s.node.cache(req.GetCache()), op.Get.GetKeys(), needsOf(op.Get))
+		s.serveGet(req.GetId(), s.node.cache(req.GetCache()), op.Get.GetKeys(), needsOf(len(op.Get.GetKeys()), op.Get.GetNeeds()))
 	case *wire.Request_Meet:
 		s.meet(req.GetId())
 	default:

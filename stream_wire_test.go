@@ -261,7 +261,7 @@ func TestStreamAnswersWhateverIsAskedByItsID(t *testing.T) {
 	}{
 		2:       {&wire.Request{Cache: "x", Op: get("k").GetOp()}, wire.Status_UNKNOWN_CACHE},
 		3:       {get(make([]string, wire.MaxKeys+1)...), wire.Status_BAD_REQUEST},
-		4:       {&wire.Request{Cache: "c", Op: &wire.Request_Peek{Peek: &wire.Peek{}}}, wire.Status_BAD_REQUEST},
+		4:       {&wire.Request{Cache: "c"}, wire.Status_BAD_REQUEST},
 		5:       {&wire.Request{Cache: "c", Op: &wire.Request_Set{Set: &wire.Set{Boot: 1, Seq: 1, Key: []byte("set"), Value: []byte("v")}}}, wire.Status_OK},
 		6:       {&wire.Request{Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{}}}, wire.Status_OK},
 		7:       {&wire.Request{Op: &wire.Request_Meet{Meet: &wire.Meet{}}}, wire.Status_OK},

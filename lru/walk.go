@@ -155,8 +155,29 @@ func (c *Cache[V]) Hottest(n int, now int64) []Entry[V] {
 			return true
 		})
 	}
+	return hottest(list, n)
+}
+
+// HottestOf is Hottest among the entries that are wanted, of which it says whether they
+// are without holding a lock. It takes memory for all of them.
+func (c *Cache[V]) HottestOf(n int, now int64, wanted func(key string, v V) bool) []Entry[V] {
+	var list []found[V]
+	for i := range c.shards {
+		s := &c.shards[i]
+		c.walk(s, func(_ ref, n *node[V]) bool { return !n.expired(now) }, func(f found[V]) bool {
+			if wanted(f.Key, f.Value) {
+				list = append(list, f)
+			}
+			return true
+		})
+	}
+	return hottest(list, n)
+}
+
+// hottest returns the first n of a list, by heat.
+func hottest[V any](list []found[V], n int) []Entry[V] {
 	slices.SortStableFunc(list, func(a, b found[V]) int { return cmp.Compare(b.heat, a.heat) })
-	entries := make([]Entry[V], min(n, len(list)))
+	entries := make([]Entry[V], min(max(n, 0), len(list)))
 	for i := range entries {
 		entries[i] = list[i].Entry
 	}

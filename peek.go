@@ -1,0 +1,218 @@
+package peercache
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/peercache/peercache/consistenthash"
+	"github.com/peercache/peercache/internal/wire"
+)
+
+// Peeks: for a minute after the ring has changed, who owns a key now asks those who owned
+// it before for what they have in memory, before it loads.
+
+const (
+	// peekTimeout bounds how long a load waits for them. They answer in a millisecond, or
+	// are busy.
+	peekTimeout = 50 * time.Millisecond
+
+	// peekHolders is how many are asked for a key, both at once.
+	peekHolders = 2
+
+	// peekBytes bounds the answer. What is beyond is loaded.
+	peekBytes = 8 << 20
+)
+
+// peekFirst has peers asked for what some of the loads would bring, and returns the
+// others. Those that nobody has are loaded then.
+func (e *engine) peekFirst(ctx context.Context, loads []*flight) []*flight {
+	r := e.ring()
+	if r == nil || len(r.recent) == 0 || e.node.coherence().ledger.isFresh() {
+		return loads
+	}
+	at := now()
+	byHolder := make(map[string][]*flight)
+	var asked []*flight
+	rest := slices.DeleteFunc(slices.Clone(loads), func(f *flight) bool {
+		holders := e.holders(r, f.key, at)
+		for _, peer := range holders {
+			byHolder[peer] = append(byHolder[peer], f)
+		}
+		if len(holders) > 0 {
+			asked = append(asked, f)
+		}
+		return len(holders) > 0
+	})
+	if len(asked) > 0 {
+		ctx = context.WithoutCancel(ctx)
+		go func() { // which peekTimeout bounds
+			e.peekAll(byHolder)
+			if left := slices.DeleteFunc(asked, (*flight).isEnded); len(left) > 0 {
+				e.gate.enter(&call{ctx: ctx, flights: left})
+			}
+		}()
+	}
+	return rest
+}
+
+// holders returns whom to ask for a key: of those who owned it lately, the latest first,
+// the ones that can be reached.
+func (e *engine) holders(r *ring, key string, at int64) (holders []string) {
+	slot := consistenthash.Slot(e.hash(key))
+	members := e.node.audience().peers
+	for _, old := range r.recent {
+		if old.until <= at {
+			continue
+		}
+		var room [peekHolders]int
+		for _, i := range old.table.AppendOwners(room[:0], slot, peekHolders) {
+			url := old.table.Nodes()[i].ID
+			if url == r.url {
+				break // who was before it had the key before that
+			}
+			if len(holders) < peekHolders && !slices.Contains(holders, url) && slices.Contains(members, url) && e.node.healthy(url) {
+				holders = append(holders, url)
+			}
+		}
+	}
+	return holders
+}
+
+// peekAll asks peers for what they hold, all at the same time, and ends the flights for
+// which one has something.
+func (e *engine) peekAll(byHolder map[string][]*flight) {
+	type found struct {
+		flights []*flight
+		resp    *wire.Response
+	}
+	answers := make(chan found, len(byHolder))
+	chunks := 0
+	until := now() + int64(peekTimeout)
+	for peer, flights := range byHolder {
+		for chunk := range slices.Chunk(flights, wire.MaxKeys) {
+			chunks++
+			asking := e.node.background(func() {
+				peek := &wire.Peek{Keys: make([][]byte, len(chunk))}
+				for i, f := range chunk {
+					peek.Keys[i] = wire.Bytes(f.key)
+					if len(f.need) > 0 {
+						peek.Needs = append(peek.Needs, &wire.Need{Index: uint32(i), Ids: f.need.toWire()})
+					}
+				}
+				resp, _ := e.node.coherence().call(peer, &wire.Request{Cache: e.name, Op: &wire.Request_Peek{Peek: peek}}, time.Duration(until-now()))
+				answers <- found{chunk, resp}
+			})
+			if !asking {
+				answers <- found{}
+			}
+			if len(answers) == cap(answers) {
+				a := <-answers
+				chunks--
+				e.take(a.flights, a.resp)
+			}
+		}
+	}
+	for range chunks {
+		a := <-answers
+		e.take(a.flights, a.resp)
+	}
+}
+
+// take ends flights with what a peer had.
+func (e *engine) take(flights []*flight, resp *wire.Response) {
+	for _, a := range resp.GetAnswers() {
+		if int64(a.GetIndex()) >= int64(len(flights)) || len(a.GetValue()) > wire.MaxValue || len(a.GetBirth().GetBoots()) > maxNeed {
+			continue
+		}
+		f := flights[a.GetIndex()]
+		it, ok := e.itemFrom(a.GetValue(), a.GetTtlMs(), a.GetStatus() == wire.Status_NOT_FOUND)
+		if !ok || a.GetStatus() != wire.Status_OK && !it.absent {
+			continue
+		}
+		out := outcome{item: it, copyUntil: after(now(), max(e.opts.HotTTL, 0))}
+		if it.absent {
+			out.err = ErrNotFound
+		}
+		if e.store.mayEnd(f, idsOf(a.GetBirth())) && e.store.end(f, out) {
+			f.shard.peeked.Add(1)
+			e.replicate(f.key)
+		}
+	}
+}
+
+// itemFrom makes an item of what came from another memory, for the rest of its life. It is
+// not ok if there is none.
+func (e *engine) itemFrom(value []byte, ttlMs uint64, absent bool) (it item, ok bool) {
+	ttl := min(millis(ttlMs), e.opts.MaxTTL)
+	it = item{bytes: wire.String(value), size: uint32(len(value)), expires: after(now(), ttl), absent: absent}
+	if e.decode != nil && !absent {
+		it.decoded = new(decoded)
+	}
+	return it, ttl > 0
+}
+
+// servePeek answers what is in memory, and is no copy.
+func (e *engine) servePeek(peek *wire.Peek, resp *wire.Response) {
+	needs := needsOf(len(peek.GetKeys()), peek.GetNeeds())
+	size := 0
+	for i, k := range peek.GetKeys() {
+		key := wire.String(k)
+		if needs != nil && len(needs[i]) > 0 {
+			e.store.invalidate(key, needs[i])
+		}
+		entry := e.entryFor(key)
+		if entry == nil {
+			continue
+		}
+		if size += len(entry.GetValue()); size > peekBytes && len(resp.GetAnswers()) > 0 {
+			return
+		}
+		a := &wire.Answer{Index: uint32(i), Value: entry.GetValue(), TtlMs: entry.GetTtlMs(), Birth: entry.GetBirth()}
+		if entry.GetNotFound() {
+			a.Status = wire.Status_NOT_FOUND
+		}
+		resp.Answers = append(resp.Answers, a)
+	}
+}
+
+// servePush keeps what it may of what a peer sends.
+func (e *engine) servePush(push *wire.Push) {
+	for _, entry := range push.GetEntries() {
+		key := wire.String(entry.GetKey())
+		if checkKey(key) != nil || checkValue(len(entry.GetValue())) != nil || len(entry.GetBirth().GetBoots()) > maxNeed || !e.mayAct(key) {
+			continue
+		}
+		it, ok := e.itemFrom(entry.GetValue(), entry.GetTtlMs(), entry.GetNotFound())
+		if ok && !e.store.receive(key, idsOf(entry.GetBirth()), it) {
+			e.store.shard(key).refused.Add(1)
+		}
+	}
+}
+
+// entryFor returns the entry of a key as it travels, nil if there is none, or only a copy.
+func (e *engine) entryFor(key string) *wire.Entry {
+	birth := e.store.known(key) // first: what is applied later has taken the item away
+	it, stale, ok := e.store.look(key)
+	ttl := time.Duration(it.expires - now()).Truncate(time.Millisecond)
+	if !ok || stale || it.copied || ttl <= 0 {
+		return nil
+	}
+	return &wire.Entry{
+		Key: wire.Bytes(key), Value: wire.Bytes(it.bytes), TtlMs: uint64(ttl / time.Millisecond),
+		NotFound: it.absent, Birth: birth.toWire(),
+	}
+}
+
+// replicate has the other owners of a key get its entry.
+func (e *engine) replicate(key string) {
+	if e.opts.Replicas == 0 || e.node == nil {
+		return
+	}
+	r := e.ring()
+	for _, peer := range r.owners(e.hash(key), 1+e.opts.Replicas) {
+		if peer != r.url && e.node.healthy(peer) {
+			e.node.moves().send(peer, e, key)
+		}
+	}
+}
