@@ -41,6 +41,16 @@ func (o *origin) load(_ context.Context, key string) (string, time.Duration, err
 	return "value of " + key, time.Hour, err
 }
 
+// total returns the number of loads.
+func (o *origin) total() (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, loads := range o.loads {
+		n += loads
+	}
+	return n
+}
+
 func (o *origin) of(key string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -97,7 +97,13 @@ func newRing(prev *ring, self member, members []member, at int64) *ring {
 			}
 		}
 	}
-	r.self = slices.IndexFunc(r.table.Nodes(), func(n consistenthash.Node) bool { return n.ID == self.url })
+	isSelf := func(n consistenthash.Node) bool { return n.ID == self.url }
+	r.self = slices.IndexFunc(r.table.Nodes(), isSelf)
+	if prev != nil && prev.alone() && r.self >= 0 && r.table.Len() > 1 {
+		// A newcomer has not seen the ring of before: its keys were those of the others.
+		before := r.table.With(slices.DeleteFunc(slices.Clone(nodes), isSelf))
+		r.recent = append([]recentTable{{before, -1, after(at, graceWindow)}}, r.recent...)
+	}
 	return r
 }
 
