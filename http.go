@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -146,7 +145,8 @@ func (n *Node) serve(w http.ResponseWriter, r *http.Request) {
 // here: they name the site they act for, and a name that was rebound to this
 // address shows in the host.
 func (n *Node) refuse(r *http.Request) (status int, text string) {
-	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	// Its parameters, of which there may be thousands, mean nothing here.
+	mediaType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
 	switch {
 	case r.Method != http.MethodPost:
 		return http.StatusMethodNotAllowed, "POST only"
@@ -154,7 +154,7 @@ func (n *Node) refuse(r *http.Request) (status int, text string) {
 		return http.StatusForbidden, "not for browsers"
 	case !strings.EqualFold(r.Host, n.host):
 		return http.StatusMisdirectedRequest, "another host than this node's URL names"
-	case mediaType != wire.ContentType:
+	case !strings.EqualFold(strings.TrimSpace(mediaType), wire.ContentType):
 		return http.StatusUnsupportedMediaType, "the Content-Type must be " + wire.ContentType
 	default:
 		return 0, ""

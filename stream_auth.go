@@ -43,7 +43,9 @@ func (n *Node) chooseSecret(r *http.Request) (id string, ok bool) {
 	if n.auth == nil {
 		return "", r.Header.Get(secretsHeader) == "" // who has one would not talk to this node anyway
 	}
-	return n.auth.choose(strings.Split(r.Header.Get(secretsHeader), ","))
+	// At most two are offered. Nobody is known yet: whoever sends a thousand commas shall
+	// not have them all split.
+	return n.auth.choose(strings.SplitN(r.Header.Get(secretsHeader), ",", 3))
 }
 
 // secretChosen is the line of the answer that says so.

@@ -3,6 +3,7 @@ package peercache
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,6 +117,9 @@ func (g *getRequest) parseKeys(b []byte) bool {
 		if b[0] != tagGetKeys || len(g.keys) == wire.MaxKeys {
 			return false
 		}
+		if len(g.keys) == cap(g.keys) {
+			g.keys = slices.Grow(g.keys, countFields(b, tagGetKeys))
+		}
 		key, n := protowire.ConsumeBytes(b[1:])
 		if n < 0 {
 			return false
@@ -210,6 +214,9 @@ func (r *response) parse(b []byte) error {
 			if err := a.parse(field); err != nil {
 				return err
 			}
+			if len(r.answers) == cap(r.answers) {
+				r.answers = slices.Grow(r.answers, countFields(b, tagResponseAnswers))
+			}
 			r.answers = append(r.answers, a)
 			n++
 		default:
@@ -261,6 +268,22 @@ func (a *keyAnswer) parse(b []byte) error {
 		return errForged
 	}
 	return nil
+}
+
+// countFields returns how many fields of b have this tag, if they are no more than are
+// read. What has room for them from the start takes a half of the memory of what grows.
+func countFields(b []byte, tag byte) (count int) {
+	for len(b) > 0 && count < wire.MaxKeys {
+		n := skipField(b)
+		if n <= 0 {
+			break
+		}
+		if b[0] == tag {
+			count++
+		}
+		b = b[n:]
+	}
+	return count
 }
 
 // skipField returns the size of the field that b begins with, negative if it is none.
