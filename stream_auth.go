@@ -21,6 +21,7 @@ import (
 const (
 	secretsHeader = "Peercache-Secrets" // the ids that the asker knows, separated by commas
 	secretHeader  = "Peercache-Secret"  // the one that the other side has chosen
+	secretAnother = "another"           // in its place: there is none that both know
 
 	// handshakeTimeout is how long a peer may take for its part of the handshake. Who
 	// asks gives all of it dialTimeout; a stranger shall hold a connection for no longer.
@@ -69,16 +70,18 @@ func (n *Node) secure(ctx context.Context, peer string, h http.Header, raw *rawC
 	return secured, nil
 }
 
-// barred says what a refused upgrade means to a node that has a secret: it has no other
-// way to the peer. People are told, for nothing but they can change it.
+// barred says what a refused upgrade means where secrets are involved: there is no other
+// way to the peer. A node without one must not turn to plain HTTP either, which the peer
+// would refuse when it has read the keys, and whoever listens with it. People are told,
+// for nothing but they can change it.
 func (n *Node) barred(peer string, err error) error {
 	switch {
-	case n.auth == nil:
-		return err
 	case errors.Is(err, errStranger):
 		if n.strangerMet.now() {
 			n.logger.Warn("peercache: a peer is not let in, nor asked: set the same NodeOptions.Secret everywhere", "peer", peer, "err", err)
 		}
+	case n.auth == nil:
+		return err
 	case errors.Is(err, errPlain):
 		err = fmt.Errorf("peercache: no upgraded connection, which a node with a Secret needs: %v", err) //nolint:errorlint // plain HTTP is what it must not mean
 		if n.barrierMet.now() {

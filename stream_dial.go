@@ -78,6 +78,9 @@ func (l *link) upgrade(ctx context.Context, large bool) (body io.ReadWriteCloser
 	if resp.StatusCode != http.StatusSwitchingProtocols || !writable {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, wire.MaxText))
 		resp.Body.Close()
+		if resp.Header.Get(secretHeader) == secretAnother {
+			return nil, nil, fmt.Errorf("%w: it answers the upgrade %s", errStranger, resp.Status)
+		}
 		return nil, nil, fmt.Errorf("%w: it answers the upgrade %s: %s", errPlain, resp.Status, bytes.TrimSpace(text))
 	}
 	if l.node.auth == nil {

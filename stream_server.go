@@ -43,7 +43,8 @@ func (n *Node) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	secret, ok := n.chooseSecret(r)
 	if !ok {
-		http.Error(w, "this node has another secret", http.StatusForbidden)
+		w.Header().Set(secretHeader, secretAnother)
+		http.Error(w, "this node has another secret, or one of the two has none", http.StatusForbidden)
 		return
 	}
 	conn, rest, err := http.NewResponseController(w).Hijack()
