@@ -302,7 +302,7 @@ func TestAttackersHearNothingAndCostLittle(t *testing.T) {
 			} else {
 				a.impersonate(t)
 			}
-			if grown := k.on(t, p, a, load); grown > allowed {
+			if grown := k.on(t, p, a, load); grown > allowed && !peercache.Race {
 				t.Errorf("the node grew by %d KiB, want at most %d, of which a server without one takes all but 16 MiB", grown>>10, allowed>>10)
 			}
 			if n := a.told.Load(); n != 0 {
