@@ -224,7 +224,7 @@ func (a *attacker) stalled() [][]byte {
 		head[:len(head)-2], // never ends its headers
 		a.text("POST", a.host, "Content-Type: "+wire.ContentType, "Content-Length: 1000"),
 		a.upgraded(),
-		a.upgraded([]byte{100, 10}), // half a frame
+		a.upgraded([]byte{100, 11}), // half a frame
 		a.upgraded([]byte{0xff, 0xff, 0xff, 0x0f, 10}),         // a little of a very large one
 		a.upgraded([]byte{22, 3, 1, 0x40, 0, 1, 0, 0x3f, 200}), // a little of a handshake
 		a.text("GET", a.host),                                  // is answered, and stays
@@ -232,8 +232,9 @@ func (a *attacker) stalled() [][]byte {
 }
 
 // dribble keeps n connections open until ctx ends, each in a way of its own, and says a
-// byte on each now and then. Where a node closes one it opens another. It returns when
-// all have been opened once; wait waits until all are closed.
+// byte on each now and then. Where a node closes one it opens another, a second after that
+// at the earliest: else they would not be slow. It returns when all have been opened once;
+// wait waits until all are closed.
 func (a *attacker) dribble(ctx context.Context, n int) (wait func()) {
 	var all, opened sync.WaitGroup
 	ways := a.stalled()
@@ -241,11 +242,16 @@ func (a *attacker) dribble(ctx context.Context, n int) (wait func()) {
 	for i := range n {
 		all.Go(func() {
 			for first := true; ctx.Err() == nil; first = false {
+				next := time.After(time.Second)
 				a.stall(ctx, ways[i%len(ways)], func() {
 					if first {
 						opened.Done()
 					}
 				})
+				select {
+				case <-next:
+				case <-ctx.Done():
+				}
 			}
 		})
 	}
@@ -257,7 +263,6 @@ func (a *attacker) stall(ctx context.Context, say []byte, opened func()) {
 	conn, err := a.dial()
 	opened()
 	if err != nil {
-		<-time.After(100 * time.Millisecond)
 		return
 	}
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
