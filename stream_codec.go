@@ -286,9 +286,14 @@ func countFields(b []byte, tag byte) (count int) {
 	return count
 }
 
-// skipField returns the size of the field that b begins with, negative if it is none.
+// skipField returns the size of the field that b begins with, negative if it is none, or
+// one that is known in a spelling that nobody uses: its number is below 16 and its tag has
+// two bytes. To skip that would be to miss what other decoders see.
 func skipField(b []byte) int {
-	_, _, n := protowire.ConsumeField(b)
+	number, _, n := protowire.ConsumeField(b)
+	if number < 16 && b[0] >= 0x80 {
+		return -1
+	}
 	return n
 }
 

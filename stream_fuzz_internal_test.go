@@ -136,6 +136,25 @@ func FuzzMemoryOfAStreamsMessages(f *testing.F) {
 	})
 }
 
+// A tag that takes more bytes than it needs is another spelling of a field: to pass it over
+// would be to read another message than the generated code does.
+func TestTagsInAnotherSpellingAreMalformed(t *testing.T) {
+	for _, b := range [][]byte{
+		{tagResponseID | 0x80, 0, 48},
+		{tagResponseAnswers | 0x80, 0x80, 0, 0},
+		{tagResponseAnswers, 4, tagAnswerValue | 0x80, 0, 1, 'v'},
+	} {
+		var r response
+		if err := r.parse(b); !errors.Is(err, errMalformed) {
+			t.Errorf("parse(%x) = %v, want %v", b, err, errMalformed)
+		}
+		var m wire.Response
+		if err := wire.Unmarshal(b, &m); err != nil {
+			t.Errorf("the generated code does not read %x: %v: the test shows nothing", b, err)
+		}
+	}
+}
+
 // FuzzMemoryOfGeneratedMessages is for what the generated code decodes: all that is no
 // Get and no answer on a stream. An element of a list takes two bytes on the wire and a
 // struct in memory, and a packed number one byte and eight, so that more than elsewhere is
