@@ -127,7 +127,7 @@ func TestRemoveOvertakesALoadEverywhere(t *testing.T) {
 		},
 		"Clear": func(ctx context.Context, l *ledger, c *peercache.Cache[int], keys []string) error {
 			l.commit(keys...)
-			return clearAll(ctx, c)
+			return c.Clear(ctx)
 		},
 	} {
 		t.Run(kind, func(t *testing.T) {

@@ -100,6 +100,7 @@ func newTrial(t *testing.T, seed uint64) *trial {
 		s.keys = append(s.keys, fmt.Sprint("k", i))
 	}
 	s.options.HotTTL = []time.Duration{0, 200 * time.Millisecond, time.Hour}[rng.IntN(3)]
+	s.options.Replicas = rng.IntN(3)
 	if rng.IntN(3) == 0 {
 		s.options.NotFoundTTL = time.Hour
 	}
@@ -111,23 +112,7 @@ func newTrial(t *testing.T, seed uint64) *trial {
 		s.transit = time.Duration(1+rng.IntN(8)) * time.Millisecond
 	}
 	s.grow()
-	if _, ok := any(s.caches[0]).(clearer); !ok {
-		t.Fatal("the cache has no Clear")
-	}
 	return s
-}
-
-type clearer interface {
-	Clear(ctx context.Context) error
-}
-
-// clearAll calls Clear.
-func clearAll[V any](ctx context.Context, cache *peercache.Cache[V]) error {
-	c, ok := any(cache).(clearer)
-	if !ok {
-		return errors.New("the cache has no Clear")
-	}
-	return c.Clear(ctx)
 }
 
 // grow gives nodes that are new a cache, readers and a writer.
@@ -303,7 +288,7 @@ func (s *trial) change(rng *rand.Rand, node int) {
 				s.history.commit(key)
 			}
 		}
-		s.call(ctx, impatient, s.history.begin("Clear", node, s.keys), func() error { return clearAll(ctx, s.cache(node)) })
+		s.call(ctx, impatient, s.history.begin("Clear", node, s.keys), func() error { return s.cache(node).Clear(ctx) })
 	case n < 15:
 		if key := s.pick(rng); s.lock(key) {
 			defer s.unlock(key)

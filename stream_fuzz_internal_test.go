@@ -45,13 +45,15 @@ func modest(t *testing.T, given, fixed int, f func()) {
 
 // wireSamples are messages of all kinds that a node reads.
 func wireSamples() []proto.Message {
-	hello := &wire.Hello{Protocol: wire.Protocol, Cluster: "c", Url: "http://a", Boot: 9, Constants: 10, Applied: &wire.Ids{Boots: []uint64{1}, Seqs: []uint64{2}}}
+	hello := &wire.Hello{Protocol: wire.Protocol, Cluster: "c", Url: "http://a", Boot: 9, Constants: 10}
 	return []proto.Message{
 		&wire.Request{Hello: hello},
 		&wire.Request{Id: 3, Cache: "c", Op: &wire.Request_Get{Get: &wire.Get{Keys: [][]byte{{}, []byte("k")}}}},
 		&wire.Request{Id: 4, Cache: "c", Op: &wire.Request_Set{Set: &wire.Set{Key: []byte("k"), Value: []byte("v"), TtlMs: 7}}},
 		&wire.Request{Id: 5, Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: []*wire.Record{{Cache: "c", Keys: [][]byte{{1}}}}}}},
 		&wire.Request{Id: 6, Op: &wire.Request_Meet{Meet: &wire.Meet{}}},
+		&wire.Request{Id: 7, Op: &wire.Request_Sync{Sync: &wire.Sync{Applied: &wire.Ids{Boots: []uint64{1}, Seqs: []uint64{2}}}}},
+		&wire.Request{Id: 8, Op: &wire.Request_Push{Push: &wire.Push{Entries: []*wire.Entry{{Key: []byte("k"), Value: []byte("v"), TtlMs: 7}}}}},
 		&wire.Response{Hello: hello, Status: wire.Status_WRONG_CLUSTER, Text: "no"},
 		&wire.Response{Id: 1, Answers: []*wire.Answer{{Index: 3, Value: []byte("v"), TtlMs: 7}, {Status: wire.Status_LOAD_FAILED, Text: "no"}}},
 		&wire.Response{Working: []uint64{1, 1 << 40}},
