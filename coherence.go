@@ -176,7 +176,7 @@ func (c *coherence) serveHandoff(req *wire.Request, resp *wire.Response) wire.St
 		return wire.Status_UNKNOWN_CACHE
 	case len(peek.GetKeys()) > wire.MaxKeys || len(push.GetEntries()) > wire.MaxKeys || len(push.GetApplied().GetBoots()) > maxBoots:
 		return wire.Status_BAD_REQUEST
-	case c.fence.isUp():
+	case !c.fence.open(now()): // asked exactly: what waits here may be from before a pause
 		return wire.Status_BEHIND
 	case peek != nil && !c.ledger.covers(idsOf(req.GetAged())):
 		return wire.Status_BEHIND
@@ -186,6 +186,7 @@ func (c *coherence) serveHandoff(req *wire.Request, resp *wire.Response) wire.St
 		e.servePeek(peek, resp)
 	default:
 		e.servePush(push)
+		resp.Clock = uint64(now())
 	}
 	return wire.Status_OK
 }

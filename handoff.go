@@ -66,6 +66,11 @@ type sender struct {
 	mover *mover
 	peer  string
 
+	// Of the goroutine that sends: what the peer's clock said, 0 if that is not known,
+	// and when.
+	clock   uint64
+	clockAt int64
+
 	mu    sync.Mutex // guards the fields below
 	queue []crate
 	busy  bool
@@ -261,9 +266,14 @@ func (s *sender) drop() {
 // push sends the first of a batch, as many as fit a request. It returns how many they are
 // and how large.
 func (s *sender) push(batch []crate) (n, size int, err error) {
-	c := s.mover.net.coherence()
 	e := batch[0].engine
-	push := &wire.Push{Applied: c.ledger.applied().toWire()} // first: what comes meanwhile is with the entries
+	if s.clock == 0 {
+		if err := s.call(e, &wire.Push{}, pushTimeout, 0); err != nil {
+			return 0, 0, err
+		}
+	}
+	push := &wire.Push{Applied: s.mover.net.coherence().ledger.applied().toWire()} // first: what comes meanwhile is with the entries
+	start := now()
 	for n < len(batch) && size < batchBytes {
 		if entry := e.entryFor(batch[n].key); entry != nil {
 			push.Entries = append(push.Entries, entry)
@@ -274,13 +284,21 @@ func (s *sender) push(batch []crate) (n, size int, err error) {
 	if len(push.GetEntries()) == 0 {
 		return n, 0, nil
 	}
-	patience := pushTimeout + time.Duration(size)*time.Second/slowestLink
-	_, err = c.call(s.peer, &wire.Request{Cache: e.name, Op: &wire.Request_Push{Push: push}}, patience)
-	if err != nil {
+	if err = s.call(e, push, pushTimeout+time.Duration(size)*time.Second/slowestLink, start); err != nil {
 		return 0, 0, err
 	}
 	e.store.shard(batch[0].key).handed.Add(int64(len(push.GetEntries())))
 	return n, size, nil
+}
+
+// call sends a push, whose entries have the lives that they had at a time. The peer finds
+// out by its clock for how long it was on its way, which may be long where one of the two
+// was stopped.
+func (s *sender) call(e *engine, push *wire.Push, timeout time.Duration, at int64) error {
+	push.Clock, push.ClockAgoUs = s.clock, uint64(max(at-s.clockAt, 0)/int64(time.Microsecond))
+	resp, err := s.mover.net.coherence().call(s.peer, &wire.Request{Cache: e.name, Op: &wire.Request_Push{Push: push}}, timeout)
+	s.clock, s.clockAt = resp.GetClock(), now() // 0 after an error: the peer may be another process next
+	return err
 }
 
 // A plan tells where entries go when one table follows another.

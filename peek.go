@@ -84,7 +84,7 @@ func (e *engine) holders(r *ring, key string, at int64) (holders []string) {
 func (e *engine) peekAll(byHolder map[string][]*flight) {
 	type found struct {
 		flights []*flight
-		resp    *wire.Response
+		values  []*wire.Answer
 	}
 	answers := make(chan found, len(byHolder))
 	chunks := 0
@@ -92,37 +92,66 @@ func (e *engine) peekAll(byHolder map[string][]*flight) {
 	for peer, flights := range byHolder {
 		for chunk := range slices.Chunk(flights, wire.MaxKeys) {
 			chunks++
-			asking := e.node.background(func() {
-				peek := &wire.Peek{Keys: make([][]byte, len(chunk))}
-				for i, f := range chunk {
-					peek.Keys[i] = wire.Bytes(f.key)
-					if len(f.need) > 0 {
-						peek.Needs = append(peek.Needs, &wire.Need{Index: uint32(i), Ids: f.need.toWire()})
-					}
-				}
-				resp, _ := e.node.coherence().call(peer, &wire.Request{Cache: e.name, Op: &wire.Request_Peek{Peek: peek}}, time.Duration(until-now()))
-				answers <- found{chunk, resp}
-			})
+			asking := e.node.background(func() { answers <- found{chunk, e.peek(peer, chunk, until)} })
 			if !asking {
 				answers <- found{}
 			}
 			if len(answers) == cap(answers) {
 				a := <-answers
 				chunks--
-				e.take(a.flights, a.resp)
+				e.take(a.flights, a.values)
 			}
 		}
 	}
 	for range chunks {
 		a := <-answers
-		e.take(a.flights, a.resp)
+		e.take(a.flights, a.values)
 	}
 }
 
+// peek asks a peer for what it has, and for values that are large once more, so that they
+// hold up no others.
+func (e *engine) peek(peer string, flights []*flight, until int64) []*wire.Answer {
+	start := now()
+	ask := func(indexes []int, large bool) []*wire.Answer {
+		peek := &wire.Peek{Large: large}
+		for i, index := range indexes {
+			f := flights[index]
+			peek.Keys = append(peek.Keys, wire.Bytes(f.key))
+			if len(f.need) > 0 {
+				peek.Needs = append(peek.Needs, &wire.Need{Index: uint32(i), Ids: f.need.toWire()})
+			}
+		}
+		resp, _ := e.node.coherence().call(peer, &wire.Request{Cache: e.name, Op: &wire.Request_Peek{Peek: peek}}, time.Duration(until-now()))
+		late := uint64((now() - start) / int64(time.Millisecond))
+		answers := slices.DeleteFunc(resp.GetAnswers(), func(a *wire.Answer) bool { return int64(a.GetIndex()) >= int64(len(indexes)) })
+		for _, a := range answers {
+			a.Index = uint32(indexes[a.GetIndex()])
+			a.TtlMs -= min(a.GetTtlMs(), late)
+		}
+		return answers
+	}
+	indexes := make([]int, len(flights))
+	for i := range indexes {
+		indexes[i] = i
+	}
+	var large []int
+	answers := ask(indexes, false)
+	for _, a := range answers {
+		if a.GetStatus() == wire.Status_LARGE {
+			large = append(large, int(a.GetIndex()))
+		}
+	}
+	if len(large) > 0 {
+		answers = append(answers, ask(large, true)...)
+	}
+	return answers
+}
+
 // take ends flights with what a peer had.
-func (e *engine) take(flights []*flight, resp *wire.Response) {
-	for _, a := range resp.GetAnswers() {
-		if int64(a.GetIndex()) >= int64(len(flights)) || len(a.GetValue()) > wire.MaxValue || len(a.GetBirth().GetBoots()) > maxNeed {
+func (e *engine) take(flights []*flight, answers []*wire.Answer) {
+	for _, a := range answers {
+		if len(a.GetValue()) > wire.MaxValue || len(a.GetBirth().GetBoots()) > maxNeed {
 			continue
 		}
 		f := flights[a.GetIndex()]
@@ -165,6 +194,10 @@ func (e *engine) servePeek(peek *wire.Peek, resp *wire.Response) {
 		if entry == nil {
 			continue
 		}
+		if len(entry.GetValue()) > largeValue && !peek.GetLarge() {
+			resp.Answers = append(resp.Answers, &wire.Answer{Index: uint32(i), Status: wire.Status_LARGE})
+			continue
+		}
 		if size += len(entry.GetValue()); size > peekBytes && len(resp.GetAnswers()) > 0 {
 			return
 		}
@@ -178,12 +211,13 @@ func (e *engine) servePeek(peek *wire.Peek, resp *wire.Response) {
 
 // servePush keeps what it may of what a peer sends.
 func (e *engine) servePush(push *wire.Push) {
+	late := max(now()-int64(push.GetClock())-int64(push.GetClockAgoUs())*int64(time.Microsecond), 0) / int64(time.Millisecond)
 	for _, entry := range push.GetEntries() {
 		key := wire.String(entry.GetKey())
 		if checkKey(key) != nil || checkValue(len(entry.GetValue())) != nil || len(entry.GetBirth().GetBoots()) > maxNeed || !e.mayAct(key) {
 			continue
 		}
-		it, ok := e.itemFrom(entry.GetValue(), entry.GetTtlMs(), entry.GetNotFound())
+		it, ok := e.itemFrom(entry.GetValue(), entry.GetTtlMs()-min(entry.GetTtlMs(), uint64(late)), entry.GetNotFound())
 		if ok && !e.store.receive(key, idsOf(entry.GetBirth()), it) {
 			e.store.shard(key).refused.Add(1)
 		}

@@ -110,8 +110,14 @@ func (n *Node) call(ctx context.Context, peer string, req *wire.Request) (*wire.
 	switch op := req.GetOp().(type) {
 	case *wire.Request_Set:
 		size = len(op.Set.GetValue())
-	case *wire.Request_Push, *wire.Request_Peek:
-		size = batchBytes
+	case *wire.Request_Push:
+		for _, entry := range op.Push.GetEntries() {
+			size += len(entry.GetValue())
+		}
+	case *wire.Request_Peek:
+		if op.Peek.GetLarge() {
+			size = wire.MaxValue
+		}
 	}
 	l := n.link(peer)
 	resp, err := l.transact(ctx, req, size)

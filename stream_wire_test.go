@@ -419,12 +419,15 @@ func TestWhateverAPeerSaysOnAStreamTheCallerGetsItsValue(t *testing.T) {
 
 func TestAnswersToUnknownRequestsAreIgnored(t *testing.T) {
 	cache, node, key := badPeer(t, streamPeer(func(r *rawStream) {
-		b, err := r.frames.Next()
 		var req wire.Request
-		if err != nil || wire.Unmarshal(b, &req) != nil {
-			return
+		for req.GetGet() == nil {
+			b, err := r.frames.Next()
+			if err != nil || wire.Unmarshal(b, &req) != nil {
+				return
+			}
 		}
 		var out []byte
+		var err error
 		for _, id := range []uint64{0, 1, req.GetId() + 1, req.GetId() + 1<<13, 1<<64 - 1, req.GetId()} {
 			v := "wrong"
 			if id == req.GetId() {

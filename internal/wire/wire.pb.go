@@ -9,7 +9,8 @@
 // connection that holds many at once. Messages travel as frames (frame.go).
 //
 // Times are durations that remain, in milliseconds, in fields that end in _ms.
-// Nothing here is a point in time: the clocks of two machines never meet.
+// Nothing here is a point in time by another's clock: the clocks of two machines
+// never meet.
 //
 // Ids name invalidations. An id is a pair (boot, seq): the random number a
 // process drew when it started, and its own count. Sets of ids are two packed
@@ -389,6 +390,7 @@ type Response struct {
 	Answers       []*Answer              `protobuf:"bytes,5,rep,name=answers,proto3" json:"answers,omitempty"`
 	Working       []uint64               `protobuf:"varint,6,rep,packed,name=working,proto3" json:"working,omitempty"` // a stream's heartbeat: ids of requests still being worked on
 	Synced        *Synced                `protobuf:"bytes,9,opt,name=synced,proto3" json:"synced,omitempty"`           // the answer to a Sync
+	Clock         uint64                 `protobuf:"fixed64,10,opt,name=clock,proto3" json:"clock,omitempty"`          // the sender's, in the answer to a Push
 	Members       []string               `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`         // URLs of all that the sender knows, in the answer to an Invalidate, if they hash to something else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -471,6 +473,13 @@ func (x *Response) GetSynced() *Synced {
 		return x.Synced
 	}
 	return nil
+}
+
+func (x *Response) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
 }
 
 func (x *Response) GetMembers() []string {
@@ -1029,6 +1038,7 @@ type Peek struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          [][]byte               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	Needs         []*Need                `protobuf:"bytes,2,rep,name=needs,proto3" json:"needs,omitempty"`
+	Large         bool                   `protobuf:"varint,3,opt,name=large,proto3" json:"large,omitempty"` // on a stream for large values, which others are not answered
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1077,11 +1087,22 @@ func (x *Peek) GetNeeds() []*Need {
 	return nil
 }
 
-// A Push hands entries to a node that may act for them.
+func (x *Peek) GetLarge() bool {
+	if x != nil {
+		return x.Large
+	}
+	return false
+}
+
+// A Push hands entries to a node that may act for them. How long it was on its way the
+// receiver learns from its own clock: the sender returns what that said in the last answer,
+// and how long ago that was.
 type Push struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
 	Applied       *Ids                   `protobuf:"bytes,2,opt,name=applied,proto3" json:"applied,omitempty"` // by the sender, who may lack what the receiver remembers no more
+	Clock         uint64                 `protobuf:"fixed64,3,opt,name=clock,proto3" json:"clock,omitempty"`
+	ClockAgoUs    uint64                 `protobuf:"varint,4,opt,name=clock_ago_us,json=clockAgoUs,proto3" json:"clock_ago_us,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1128,6 +1149,20 @@ func (x *Push) GetApplied() *Ids {
 		return x.Applied
 	}
 	return nil
+}
+
+func (x *Push) GetClock() uint64 {
+	if x != nil {
+		return x.Clock
+	}
+	return 0
+}
+
+func (x *Push) GetClockAgoUs() uint64 {
+	if x != nil {
+		return x.ClockAgoUs
+	}
+	return 0
 }
 
 // An Entry is a value on its way from one memory to another.
@@ -1460,7 +1495,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x04push\x18\f \x01(\v2\x17.peercache.wire.v1.PushH\x00R\x04push\x12-\n" +
 	"\x04sync\x18\r \x01(\v2\x17.peercache.wire.v1.SyncH\x00R\x04sync\x12-\n" +
 	"\x04meet\x18\x0f \x01(\v2\x17.peercache.wire.v1.MeetH\x00R\x04meetB\x04\n" +
-	"\x02op\"\xad\x02\n" +
+	"\x02op\"\xc3\x02\n" +
 	"\bResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x05hello\x18\x02 \x01(\v2\x18.peercache.wire.v1.HelloR\x05hello\x121\n" +
@@ -1468,7 +1503,9 @@ const file_wire_proto_rawDesc = "" +
 	"\x04text\x18\x04 \x01(\tR\x04text\x123\n" +
 	"\aanswers\x18\x05 \x03(\v2\x19.peercache.wire.v1.AnswerR\aanswers\x12\x18\n" +
 	"\aworking\x18\x06 \x03(\x04R\aworking\x121\n" +
-	"\x06synced\x18\t \x01(\v2\x19.peercache.wire.v1.SyncedR\x06synced\x12\x18\n" +
+	"\x06synced\x18\t \x01(\v2\x19.peercache.wire.v1.SyncedR\x06synced\x12\x14\n" +
+	"\x05clock\x18\n" +
+	" \x01(\x06R\x05clock\x12\x18\n" +
 	"\amembers\x18\b \x03(\tR\amembers\"\xc5\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
@@ -1509,13 +1546,17 @@ const file_wire_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x06R\x03seq\x12\x14\n" +
 	"\x05cache\x18\x03 \x01(\tR\x05cache\x12\x12\n" +
 	"\x04keys\x18\x04 \x03(\fR\x04keys\x12\x14\n" +
-	"\x05clear\x18\x05 \x01(\bR\x05clear\"I\n" +
+	"\x05clear\x18\x05 \x01(\bR\x05clear\"_\n" +
 	"\x04Peek\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\fR\x04keys\x12-\n" +
-	"\x05needs\x18\x02 \x03(\v2\x17.peercache.wire.v1.NeedR\x05needs\"l\n" +
+	"\x05needs\x18\x02 \x03(\v2\x17.peercache.wire.v1.NeedR\x05needs\x12\x14\n" +
+	"\x05large\x18\x03 \x01(\bR\x05large\"\xa4\x01\n" +
 	"\x04Push\x122\n" +
 	"\aentries\x18\x01 \x03(\v2\x18.peercache.wire.v1.EntryR\aentries\x120\n" +
-	"\aapplied\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\"\x91\x01\n" +
+	"\aapplied\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\x12\x14\n" +
+	"\x05clock\x18\x03 \x01(\x06R\x05clock\x12 \n" +
+	"\fclock_ago_us\x18\x04 \x01(\x04R\n" +
+	"clockAgoUs\"\x91\x01\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x15\n" +
