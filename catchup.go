@@ -32,9 +32,8 @@ const (
 	fewPeers     = 10
 	fenceAnswers = 3
 
-	// gapPatience is for how long an invalidation is waited for that was to come before
-	// others of the same process, from when that process is gone. Its call never
-	// returned nil, or somebody would have it.
+	// gapPatience is for how long an invalidation is waited for that is known to be missing,
+	// from when its process is gone. Its call never returned nil, or somebody would have it.
 	gapPatience = 10 * time.Second
 
 	// maxAsked is how many are asked for what is in the log of one no more.
@@ -218,9 +217,7 @@ func (k *catcher) ask(peer string) (*wire.Synced, error) {
 		if !fresh {
 			return synced, nil
 		}
-		if c.ledger.adopt(idsOf(synced.GetSince())) {
-			c.net.dropAll()
-		}
+		c.ledger.adopt(idsOf(synced.GetSince()), c.net.dropAll)
 	}
 }
 

@@ -1,6 +1,7 @@
 package peercache
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,8 +81,25 @@ type progress struct {
 	evicted uint64              // the highest that is in the log no more
 	aged    uint64              // up to here, they are not remembered key by key
 	heard   int64               // when the last came
-	gap     int64               // since when there are early ones
+	gap     int64               // since when something is known to be missing
 }
+
+// lacking returns the first run of which lacks says that there is one: what is before an early one,
+// or, if there is none, before what aged. Nobody else may have the latter either: a key
+// needed it, and its process died before it told anybody more.
+func (p *progress) lacking() (first, last uint64) {
+	first, last = p.upTo+1, p.aged
+	if len(p.early) > 0 {
+		last = math.MaxUint64
+		for seq := range p.early {
+			last = min(last, seq-1)
+		}
+	}
+	return first, last
+}
+
+// lacks reports whether there is such a run.
+func (p *progress) lacks() bool { return len(p.early) > 0 || p.aged > p.upTo }
 
 func newLedger(boot uint64, cache func(string) *engine) *ledger {
 	return &ledger{boot: boot, born: now(), cache: cache, boots: make(map[uint64]*progress)}
@@ -168,7 +186,7 @@ func (l *ledger) markLocked(i id) {
 		if p.early == nil {
 			p.early = make(map[uint64]struct{})
 		}
-		if len(p.early) == 0 {
+		if !p.lacks() {
 			p.gap = p.heard
 		}
 		p.early[i.seq] = struct{}{}
@@ -251,10 +269,15 @@ func (l *ledger) logLocked(r *removal) {
 }
 
 // since returns the removals in the log that concern a cache and are remembered key by
-// key still, the oldest first.
+// key still, the oldest first. What the log has lost is remembered as aged from then on.
 func (l *ledger) since(cache string, at int64) []*removal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for _, p := range l.boots {
+		if p.aged < p.evicted {
+			l.ageLocked(p, p.evicted)
+		}
+	}
 	var recent []*removal
 	for _, r := range l.log[l.gone:] {
 		if r.cache == cache && r.at >= at {
@@ -274,10 +297,17 @@ func (l *ledger) age(old ids) {
 	defer l.mu.Unlock()
 	for _, i := range old {
 		if p := l.progressLocked(i.boot); p.aged < i.seq {
-			p.aged = i.seq
-			l.agedVersion.Add(1)
+			l.ageLocked(p, i.seq)
 		}
 	}
+}
+
+func (l *ledger) ageLocked(p *progress, seq uint64) {
+	if !p.lacks() {
+		p.gap = now()
+	}
+	p.aged = seq
+	l.agedVersion.Add(1)
 }
 
 // aged returns what age was told, and the version of that.
@@ -346,7 +376,7 @@ func (l *ledger) stirred() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range l.boots {
-		if time.Duration(at-p.heard) < idsLife || len(p.early) > 0 {
+		if time.Duration(at-p.heard) < idsLife || p.lacks() {
 			return true
 		}
 	}
@@ -373,7 +403,7 @@ func (l *ledger) lag() (longest int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range l.boots {
-		if len(p.early) > 0 {
+		if p.lacks() {
 			longest = max(longest, at-p.gap)
 		}
 	}

@@ -1,6 +1,7 @@
 package peercache
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -39,21 +40,44 @@ func (l *ledger) answer(theirs ids, fresh bool) *wire.Synced {
 			s.Gone = append(s.Gone, &wire.Range{Boot: boot, First: from + 1, Last: last})
 			from = last
 		}
-		for from < p.upTo {
-			if r := p.records[from+1]; r != nil {
-				if keys+len(r.keys)+1 > maxSyncKeys || bytes+r.size() > maxSyncBytes {
-					break
-				}
-				keys += len(r.keys) + 1
-				bytes += r.size()
-				s.Records = append(s.Records, r.toWire())
+		to := p.upTo
+		for seq := range p.recordsAfter(from) {
+			r := p.records[seq]
+			if keys+len(r.keys)+1 > maxSyncKeys || bytes+r.size() > maxSyncBytes {
+				to = seq - 1
+				break
 			}
-			from++
+			keys += len(r.keys) + 1
+			bytes += r.size()
+			s.Records = append(s.Records, r.toWire())
 		}
-		through = append(through, id{boot, from})
+		through = append(through, id{boot, to})
 	}
 	s.Through = through.toWire()
 	return s
+}
+
+// recordsAfter iterates over the numbers of the records after one, in order, up to the end
+// of the unbroken run. Most often they are a few in a row; where numbers were passed over,
+// there may be any number of them between two.
+func (p *progress) recordsAfter(from uint64) iter.Seq[uint64] {
+	if p.upTo-from > uint64(len(p.records)) {
+		seqs := make([]uint64, 0, len(p.records))
+		for seq := range p.records {
+			if seq > from && seq <= p.upTo {
+				seqs = append(seqs, seq)
+			}
+		}
+		slices.Sort(seqs)
+		return slices.Values(seqs)
+	}
+	return func(yield func(uint64) bool) {
+		for seq := from; seq < p.upTo; {
+			if seq++; p.records[seq] != nil && !yield(seq) {
+				return
+			}
+		}
+	}
 }
 
 // sinceLocked returns for each process where the records begin that came after a time.
@@ -87,26 +111,25 @@ func (l *ledger) found() {
 	l.adopted = true
 }
 
-// adopt begins where a peer said. It reports whether what the caches hold may be older
-// than that: a process that has been alone for longer than ids are remembered.
-func (l *ledger) adopt(since ids) (old bool) {
+// adopt begins where a peer said. drop drops everything, and is called if what the caches
+// hold may be older than that: in a process that has been alone for too long.
+func (l *ledger) adopt(since ids, drop func()) {
+	if !l.isFresh() {
+		return
+	}
+	since = slices.DeleteFunc(since, func(i id) bool { return i.boot == l.boot })
+	l.age(since)
+	if time.Duration(now()-l.born) > idsLife/2 {
+		drop()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.adopted {
-		return false
-	}
 	l.adopted = true
-	for _, i := range since {
-		if i.boot == l.boot {
-			continue
-		}
+	for _, i := range since { // last: who asks this process must find it done
 		p := l.progressLocked(i.boot)
 		p.skipTo(i.seq)
-		p.aged = max(p.aged, i.seq)
 		p.evicted = max(p.evicted, i.seq)
 	}
-	l.agedVersion.Add(1)
-	return time.Duration(now()-l.born) > idsLife/2
 }
 
 // take applies what a peer answered. lost is what neither has, more that there is more to
@@ -116,8 +139,10 @@ func (l *ledger) take(s *wire.Synced) (lost []run, more bool) {
 	if err != nil {
 		return nil, false // ask has refused it
 	}
+	progress := false
 	for _, r := range removals {
 		if !l.has(r.id) {
+			progress = true
 			l.pulled.Add(1)
 			l.apply(r)
 		}
@@ -147,7 +172,7 @@ func (l *ledger) take(s *wire.Synced) (lost []run, more bool) {
 			more = true
 		}
 	}
-	return lost, more && len(removals) > 0
+	return lost, more && progress
 }
 
 // missing returns what of runs is not applied.
@@ -183,24 +208,18 @@ func (l *ledger) giveUp(runs []run, drop func()) {
 	}
 }
 
-// gaps returns the invalidations that are missing before others of a process that is gone,
-// and was for so long that they will not come from it.
+// gaps returns the invalidations that are known to be missing of processes that are gone,
+// and were for so long that they will not come from them.
 func (l *ledger) gaps(alive func(boot uint64) bool) []run {
 	at := now()
 	l.mu.Lock()
 	var runs []run
 	for boot, p := range l.boots {
-		if len(p.early) == 0 || boot == l.boot || time.Duration(at-max(p.gap, p.heard)) < gapPatience {
+		if boot == l.boot || !p.lacks() || time.Duration(at-max(p.gap, p.heard)) < gapPatience {
 			continue
 		}
-		last := p.upTo + 1
-		for {
-			if _, early := p.early[last+1]; early {
-				break
-			}
-			last++
-		}
-		runs = append(runs, run{boot, p.upTo + 1, last})
+		first, last := p.lacking()
+		runs = append(runs, run{boot, first, last})
 	}
 	l.mu.Unlock()
 	return slices.DeleteFunc(runs, func(r run) bool { return alive(r.boot) })
