@@ -46,9 +46,10 @@ type catcher struct {
 
 	mu      sync.Mutex // guards the fields below
 	timer   *time.Timer
-	met     []string // whom to compare with at once
-	due     bool     // the second is over
-	again   bool     // there is more to do than what is being done
+	retry   *time.Timer // of lowering the fence; nil before the first
+	met     []string    // whom to compare with at once
+	due     bool        // the second is over
+	again   bool        // there is more to do than what is being done
 	running bool
 	stopped bool
 }
@@ -71,8 +72,10 @@ func (k *catcher) stop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.stopped = true
-	if k.timer != nil {
-		k.timer.Stop()
+	for _, timer := range []*time.Timer{k.timer, k.retry} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 }
 
@@ -148,16 +151,24 @@ func (k *catcher) compare() {
 // lowerFence asks everybody what this process has missed, and lowers the fence if enough
 // have told.
 func (k *catcher) lowerFence() {
+	pauses := k.with.fence.times.Load()
 	peers := k.with.net.audience().peers
 	need := min(len(peers), 1)
 	if len(peers) >= fewPeers {
 		need = fenceAnswers
 	}
-	if k.syncAll(peers) >= need {
-		k.with.fence.lower()
+	if k.syncAll(peers) >= need && k.with.fence.lower(pauses) {
 		return
 	}
-	time.AfterFunc(fenceRetry, k.wake)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch { // one timer, or each cause to try would have one of its own from then on
+	case k.stopped:
+	case k.retry == nil:
+		k.retry = time.AfterFunc(fenceRetry, k.wake)
+	default:
+		k.retry.Reset(fenceRetry)
+	}
 }
 
 // syncAll compares this process with peers, all at the same time, and returns how many

@@ -21,8 +21,8 @@ const (
 	// pauseTick is how often it makes sure that it runs.
 	pauseTick = 250 * time.Millisecond
 
-	// fencePatience is how long a Get waits behind the fence before it takes what is in
-	// memory for absent.
+	// fencePatience is how long after the fence went up a Get waits behind it before it
+	// takes what is in memory for absent.
 	fencePatience = 200 * time.Millisecond
 )
 
@@ -31,15 +31,18 @@ const (
 // that it has not, be it the ticker or a Get, raises the fence.
 type fence struct {
 	until atomic.Int64
-	times atomic.Int64 // that it was raised
+	times atomic.Int64 // that a pause was found
 
 	raised func()           // has what was missed asked for; it does not wait
 	wall   func() time.Time // the clock of the machine, which goes on while that sleeps
 
-	mu    sync.Mutex    // guards the fields below
-	up    chan struct{} // closed when it is lowered; nil while it is down
-	ahead time.Duration // of the wall clock before the monotonic one, at the last tick
-	timer *time.Timer   // nil before there is anybody to ask, and after
+	mu       sync.Mutex    // guards the fields below
+	up       chan struct{} // closed when it is lowered; nil while it is down
+	patience int64         // while it is up, when waiting for that ends
+	alive    int64         // when the process was last known to run, by the ticker
+	ahead    time.Duration // of the wall clock before the monotonic one, at the last tick
+	timer    *time.Timer   // nil before there is anybody to ask, and after
+	stopped  bool
 }
 
 func newFence(raised func()) *fence {
@@ -52,7 +55,11 @@ func newFence(raised func()) *fence {
 func (f *fence) start() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.until.Store(after(now(), pauseLimit))
+	if f.stopped { // by a Leave that overtook the Join
+		return
+	}
+	f.alive = now()
+	f.until.Store(after(f.alive, pauseLimit))
 	f.ahead = f.lead()
 	f.timer = time.AfterFunc(pauseTick, f.tick)
 }
@@ -61,27 +68,29 @@ func (f *fence) start() {
 func (f *fence) stop() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.stopped = true
 	if f.timer != nil {
 		f.timer.Stop()
-		f.timer = nil
 	}
 	f.lowerLocked(math.MaxInt64)
 }
 
 func (f *fence) tick() {
 	f.mu.Lock()
-	if f.timer == nil {
+	if f.stopped {
 		f.mu.Unlock()
 		return
 	}
 	f.timer.Reset(pauseTick)
 	at, ahead := now(), f.lead()
-	jump := (ahead - f.ahead).Abs()
-	f.ahead = ahead
-	raise := f.up == nil && (at > f.until.Load() || jump > pauseLimit)
+	paused := time.Duration(at-f.alive) > pauseLimit || (ahead-f.ahead).Abs() > pauseLimit
+	f.alive, f.ahead = at, ahead
+	raise := f.up == nil && (paused || at > f.until.Load())
 	switch {
 	case raise:
-		f.raiseLocked()
+		f.raiseLocked(at)
+	case paused:
+		f.times.Add(1) // what was heard before says nothing of it
 	case f.up == nil:
 		f.until.Store(after(at, pauseLimit))
 	}
@@ -106,7 +115,7 @@ func (f *fence) open(at int64) bool {
 	f.mu.Lock()
 	raise := f.up == nil && at > f.until.Load()
 	if raise {
-		f.raiseLocked()
+		f.raiseLocked(at)
 	}
 	open := f.up == nil
 	f.mu.Unlock()
@@ -116,8 +125,10 @@ func (f *fence) open(at int64) bool {
 	return open
 }
 
-func (f *fence) raiseLocked() {
+func (f *fence) raiseLocked(at int64) {
+	f.alive = at
 	f.up = make(chan struct{})
+	f.patience = after(at, fencePatience)
 	f.until.Store(math.MinInt64)
 	f.times.Add(1)
 }
@@ -125,11 +136,18 @@ func (f *fence) raiseLocked() {
 // isUp reports whether the fence is up.
 func (f *fence) isUp() bool { return f.until.Load() == math.MinInt64 }
 
-// lower lets pass again what is in memory.
-func (f *fence) lower() {
+// lower lets pass again what is in memory, and reports whether it does, for one who has
+// asked what was missed when so many pauses had been found. If there was another since,
+// the process has to ask again.
+func (f *fence) lower(times int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.lowerLocked(after(now(), pauseLimit))
+	at := now()
+	if f.stopped || f.times.Load() != times || time.Duration(at-f.alive) > pauseLimit {
+		return false
+	}
+	f.lowerLocked(after(at, pauseLimit))
+	return true
 }
 
 func (f *fence) lowerLocked(until int64) {
@@ -140,16 +158,19 @@ func (f *fence) lowerLocked(until int64) {
 	}
 }
 
-// wait waits until the fence is down, for no longer than fencePatience, and reports
-// whether it is.
+// wait waits until the fence is down, for no longer than fencePatience from when it went
+// up, and reports whether it is down.
 func (f *fence) wait(ctx context.Context) bool {
 	f.mu.Lock()
-	up := f.up
+	up, patience := f.up, time.Duration(f.patience-now())
 	f.mu.Unlock()
 	if up == nil {
 		return true
 	}
-	timer := time.NewTimer(fencePatience)
+	if patience <= 0 {
+		return false // nobody may be there to ask for hours, and each Get would wait
+	}
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-up:
