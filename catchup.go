@@ -47,6 +47,7 @@ type catcher struct {
 	mu      sync.Mutex // guards the fields below
 	timer   *time.Timer
 	retry   *time.Timer // of lowering the fence; nil before the first
+	lagging int64       // from when on a peer that says so has it compared at once again
 	met     []string    // whom to compare with at once
 	due     bool        // the second is over
 	again   bool        // there is more to do than what is being done
@@ -97,6 +98,21 @@ func (k *catcher) meet(peer string) {
 	}
 	k.mu.Unlock()
 	k.wake()
+}
+
+// behind has the process compared at once with a peer that knows of what this process has missed, but
+// not for each of its requests.
+func (k *catcher) behind(peer string) {
+	at := now()
+	k.mu.Lock()
+	due := at >= k.lagging
+	if due {
+		k.lagging = after(at, fenceRetry)
+	}
+	k.mu.Unlock()
+	if due {
+		k.meet(peer)
+	}
 }
 
 // wake has done what there is to do. It does not wait for it.

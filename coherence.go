@@ -39,7 +39,7 @@ type coherence struct {
 func newCoherence(net network, boot uint64, cache func(name string) *engine) *coherence {
 	c := &coherence{net: net, ledger: newLedger(boot, cache)}
 	c.post.with = c
-	c.catch.with = c
+	c.catch.with, c.catch.lagging = c, now()
 	c.fence = newFence(c.catch.wake)
 	return c
 }
@@ -115,8 +115,15 @@ func (c *coherence) publish(ctx context.Context, known audience, removals []*rem
 }
 
 // current reports whether this process may answer a peer from its memory: it is not
-// behind the fence, and has applied what the peer does not remember key by key.
-func (c *coherence) current(aged ids) bool { return !c.fence.isUp() && c.ledger.covers(aged) }
+// behind the fence, and has applied what the peer does not remember key by key. If it has
+// not, it asks for it.
+func (c *coherence) current(aged ids, peer string) bool {
+	if !c.ledger.covers(aged) {
+		c.catch.behind(peer)
+		return false
+	}
+	return !c.fence.isUp()
+}
 
 // serve does what a peer asks for. It does not wait.
 func (c *coherence) serve(req *wire.Request, peer string) *wire.Response {
@@ -132,7 +139,7 @@ func (c *coherence) serve(req *wire.Request, peer string) *wire.Response {
 			resp.Status = wire.Status_UNKNOWN_CACHE
 			return resp
 		}
-		if !c.current(idsOf(req.GetAged())) {
+		if !c.current(idsOf(req.GetAged()), peer) {
 			resp.Status = wire.Status_BEHIND
 			return resp
 		}

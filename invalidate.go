@@ -114,7 +114,9 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 	case err := <-result:
 		return err
 	case <-ctx.Done():
-		e.store.apply(first) // the promise holds here, though it may make a Remove of the Set
+		// Here it takes effect all the same. A Get that asks the owner before the value is
+		// there makes a Remove of the Set: it needs the id there, and the value comes late.
+		e.store.invalidate(key, ids{first.id})
 		errs := make(map[string]error)
 		for _, peer := range known.peers {
 			errs[peer] = ctx.Err()
@@ -127,16 +129,13 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 }
 
 // place gives a value to the first owner of the key that takes it, and returns the
-// removals that all are to be told of then. Each attempt has an id of its own, which
-// covers those of the attempts before wherever these may still arrive; after the last has
-// failed another one makes a Remove of all of them.
-func (e *engine) place(c *coherence, r *ring, first *removal, it item, ttl time.Duration) (removals []*removal) {
-	key := first.keys[0]
-	for i, owner := range r.owners(e.hash(key), maxAttempts) {
-		next := first
-		if i > 0 {
-			next = c.ledger.draw(e.name, first.keys)
-		}
+// removals that all are to be told of then: next, and more where it is not the first that
+// takes it. Each attempt has an id of its own, which covers those of the attempts before
+// wherever these may still arrive; after the last has failed another one makes a Remove of
+// all of them.
+func (e *engine) place(c *coherence, r *ring, next *removal, it item, ttl time.Duration) (removals []*removal) {
+	key := next.keys[0]
+	for _, owner := range r.owners(e.hash(key), maxAttempts) {
 		removals = append(removals, next)
 		if owner == r.url {
 			e.store.put(key, next.id, e.toKeep(it, ttl))
@@ -153,8 +152,9 @@ func (e *engine) place(c *coherence, r *ring, first *removal, it item, ttl time.
 		if err == nil {
 			return removals
 		}
+		next = c.ledger.draw(e.name, next.keys)
 	}
-	return append(removals, c.ledger.draw(e.name, first.keys))
+	return append(removals, next)
 }
 
 // placeTimeout bounds one attempt to give an owner a value, beside the time that its bytes

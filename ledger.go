@@ -160,6 +160,19 @@ func (l *ledger) has(i id) bool {
 	return l.hasLocked(i)
 }
 
+// hasAll reports whether all of a set are applied. What is not remembered with its key any
+// more is known here still: to apply it again would drop what was stored since.
+func (l *ledger) hasAll(s ids) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, i := range s {
+		if !l.hasLocked(i) {
+			return false
+		}
+	}
+	return true
+}
+
 func (l *ledger) hasLocked(i id) bool {
 	p := l.boots[i.boot]
 	if p == nil {

@@ -21,7 +21,7 @@ func (e *engine) answer(key string, need ids, b *begun) (answer, *flight) {
 	if err := checkKey(key); err != nil {
 		return answer{status: wire.Status_BAD_REQUEST, text: err.Error()}, nil
 	}
-	if len(need) > 0 && e.store.invalidate(strings.Clone(key), need) {
+	if len(need) > 0 && !e.store.knows(key, need) && !e.node.coherence().ledger.hasAll(need) && e.store.invalidate(strings.Clone(key), need) {
 		e.store.shard(key).needed.Add(1)
 	}
 	r := e.ring()

@@ -29,11 +29,12 @@ const (
 
 // A flight is one run for one key.
 type flight struct {
-	key   string
-	shard *shard        // whose tables it is in
-	done  chan struct{} // closed at the end
-	kind  flightKind
-	need  ids // of the key when it began: what a peer that is asked must have applied
+	key    string
+	shard  *shard        // whose tables it is in
+	done   chan struct{} // closed at the end
+	kind   flightKind
+	need   ids   // of the key when it began: what a peer that is asked must have applied
+	pauses int64 // of the process that the fence had found when it began
 
 	// Guarded by the shard's mutex.
 	detached bool   // a removal overtook it: its value is for those who wait, and is not kept

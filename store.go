@@ -243,9 +243,18 @@ func (s *store) join(kind flightKind, key string, version uint32, own bool) (it 
 		return it, nil, false, nil
 	}
 	f = sh.flights[kind][key]
+	if f != nil && s.fence != nil && !s.fence.open(now()) && f.pauses != s.fence.times.Load() {
+		// It began before the process was stopped: what it brings may be as old as what
+		// is in memory (TestGetBehindTheFenceJoinsNothingFromBeforeThePause).
+		s.unlinkLocked(sh, f)
+		f = nil
+	}
 	if f == nil {
 		f = &flight{key: key, kind: kind, shard: sh, ring: version, done: make(chan struct{})}
 		f.need = s.knownLocked(sh, key)
+		if s.fence != nil {
+			f.pauses = s.fence.times.Load()
+		}
 		sh.flights[kind][key] = f
 		started = true
 	}

@@ -31,6 +31,15 @@ func (s *store) invalidate(key string, news ids) bool {
 	return true
 }
 
+// knows reports whether a key was dropped for all of these ids or later ones, and that is
+// remembered with it.
+func (s *store) knows(key string, need ids) bool {
+	sh := s.shard(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return s.knownLocked(sh, key).covers(need)
+}
+
 // put stores the item that a Set with this id brings, unless a later invalidation is
 // applied already.
 func (s *store) put(key string, i id, it item) {
@@ -156,11 +165,15 @@ func (s *store) set(key string, it item) {
 func (s *store) detachLocked(sh *shard, key string) {
 	for kind := range sh.flights {
 		if f := sh.flights[kind][key]; f != nil {
-			f.detached = true
-			delete(sh.flights[kind], key)
-			sh.detached.Add(1)
+			s.unlinkLocked(sh, f)
 		}
 	}
+}
+
+func (s *store) unlinkLocked(sh *shard, f *flight) {
+	f.detached = true
+	delete(sh.flights[f.kind], f.key)
+	sh.detached.Add(1)
 }
 
 // knownLocked returns what is remembered of the invalidations of a key.

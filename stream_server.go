@@ -196,7 +196,9 @@ func (s *service) serveNext() error {
 			return errMalformed // what is cut off would seem to be applied
 		}
 		s.aged = idsOf(a)
-		s.behind = true
+		if s.behind = !s.node.coherent.ledger.covers(s.aged); s.behind {
+			s.node.coherent.catch.behind(s.hello.GetUrl())
+		}
 	}
 	switch op := req.GetOp().(type) {
 	case nil:
