@@ -34,9 +34,13 @@ const (
 	// itself, as it does anyway when it meets anybody.
 	pendingLife = 10 * time.Minute
 
-	// maxPending is how many removals wait for a peer. Beyond that they are dropped, and
-	// the peer is told that it has to catch up.
-	maxPending = 10_000
+	// maxPending and maxPendingBytes are what waits for a peer that does not answer. Beyond
+	// that they are dropped, and the peer is told that it has to catch up: it would find no
+	// more in the log either. For one that answers, but slower than there are calls, it is
+	// maxBacklog times that (arbitrary: so many calls wait at once in no service that is well).
+	maxPending      = 10_000
+	maxPendingBytes = maxLogBytes
+	maxBacklog      = 10
 )
 
 var (
@@ -65,7 +69,9 @@ type box struct {
 	mu      sync.Mutex // guards the fields below
 	parcels []parcel   // the oldest first
 	gone    int        // how many have been before them
+	bytes   int        // of the parcels
 	behind  uint64     // the peer has to catch up with this process's ids up to here; 0: nothing was dropped
+	since   int64      // when the last was dropped
 	busy    bool       // a goroutine delivers
 	failing bool       // the last attempt failed
 }
@@ -133,13 +139,11 @@ func (b *box) empty() bool {
 func (b *box) add(parcels []parcel) {
 	b.mu.Lock()
 	b.parcels = append(b.parcels, parcels...)
-	b.postman.pending.Add(int64(len(parcels)))
-	if over := len(b.parcels) - maxPending; over > 0 && b.failing {
-		for _, old := range b.parcels[:over] {
-			b.behind = max(b.behind, old.seq)
-		}
-		b.dropLocked(over)
+	for _, p := range parcels {
+		b.bytes += p.size()
 	}
+	b.postman.pending.Add(int64(len(parcels)))
+	b.boundLocked()
 	start := !b.busy
 	b.busy = true
 	b.mu.Unlock()
@@ -148,9 +152,30 @@ func (b *box) add(parcels []parcel) {
 	}
 }
 
+// boundLocked drops what is too much for the box, the oldest first.
+func (b *box) boundLocked() {
+	parcels, bytes := maxPending, maxPendingBytes
+	if !b.failing {
+		parcels, bytes = maxBacklog*parcels, maxBacklog*bytes
+	}
+	n, left := 0, b.bytes
+	for len(b.parcels)-n > parcels || left > bytes {
+		b.behind = max(b.behind, b.parcels[n].seq)
+		left -= b.parcels[n].size()
+		n++
+	}
+	if n > 0 {
+		b.since = now()
+		b.dropLocked(n)
+	}
+}
+
 // dropLocked takes the first n parcels out of the box.
 func (b *box) dropLocked(n int) {
 	b.postman.pending.Add(-int64(n))
+	for _, p := range b.parcels[:n] {
+		b.bytes -= p.size()
+	}
 	clear(b.parcels[:n])
 	b.gone += n
 	if b.parcels = b.parcels[n:]; len(b.parcels) == 0 {
@@ -184,6 +209,7 @@ func (b *box) deliver() {
 		}
 		b.mu.Lock()
 		b.failing = true
+		b.boundLocked()
 		for _, p := range b.parcels {
 			p.call.failed(b.peer, err)
 		}
@@ -259,6 +285,9 @@ func (b *box) expire() {
 		n++
 	}
 	b.dropLocked(n)
+	if time.Duration(at-b.since) > pendingLife {
+		b.behind = 0
+	}
 }
 
 // close empties the box for good: its peer has left, which is as good as a confirmation,

@@ -22,6 +22,10 @@ type tally struct {
 	ended   bool
 }
 
+// maxMembers is how many processes may be told because peers know them: each is sent
+// requests (arbitrary: five times as many as a cluster is made for).
+const maxMembers = 1000
+
 // A confirmation is what is known of one that is waited for.
 type confirmation struct {
 	removals int   // that it has not confirmed
@@ -81,7 +85,7 @@ func (t *tally) newsLocked(peers []string) (news []string) {
 		}
 	}
 	for _, peer := range peers {
-		if _, told := t.told[peer]; told {
+		if _, told := t.told[peer]; told || len(t.told) > len(t.known)+maxMembers {
 			continue
 		}
 		t.told[peer] = struct{}{}
