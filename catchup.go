@@ -235,7 +235,8 @@ func (k *catcher) ask(peer string) (*wire.Synced, error) {
 			return nil, err
 		}
 		synced := resp.GetSynced()
-		if len(synced.GetApplied().GetBoots()) > maxBoots || len(synced.GetSince().GetBoots()) > maxBoots || len(synced.GetThrough().GetBoots()) > maxBoots {
+		if len(synced.GetApplied().GetBoots()) > maxBoots || len(synced.GetThrough().GetBoots()) > maxBoots ||
+			len(synced.GetSince().GetBoots()) > maxBoots+maxPast {
 			return nil, errForged
 		}
 		if _, err := removalsOf(synced.GetRecords()); err != nil {

@@ -27,10 +27,13 @@ const (
 	// beyond is applied too, and asked for once more.
 	maxEarly = 1 << 10
 
-	// maxBoots bounds the processes whose ids are told apart, dead ones included: 200 of
-	// them restarted twenty times (arbitrary). Beyond, the one that was heard of longest
-	// ago is forgotten.
+	// maxBoots bounds the processes whose ids are told apart and spoken of, dead ones
+	// included: 200 of them restarted twenty times (arbitrary). Beyond, of the one that was
+	// heard of longest ago only the end of the unbroken run is kept, for maxPast of them
+	// (1.5 MiB; years of deploys): others may have kept another choice, and what they say
+	// must not seem to be missed, or all would drop everything, over and over.
 	maxBoots = 1 << 12
+	maxPast  = 1 << 16
 )
 
 // A removal is a call of Set, Remove or Clear as the others are told of it, or as much
@@ -66,7 +69,9 @@ type ledger struct {
 	mu      sync.Mutex // guards the fields below; a leaf: stores age ids with theirs held
 	seq     uint64     // of the last id that was drawn here
 	boots   map[uint64]*progress
-	log     []*removal // the oldest first, from gone on
+	past    map[uint64]uint64 // the end of the unbroken run of processes that are not in boots
+	order   []uint64          // of past, the oldest first
+	log     []*removal        // the oldest first, from gone on
 	gone    int
 	bytes   int
 	adopted bool // it has what was before it from others, or was the first
@@ -115,8 +120,20 @@ func (l *ledger) progressLocked(boot uint64) *progress {
 		l.forgetOneLocked()
 	}
 	p = &progress{records: make(map[uint64]*removal), heard: now()}
+	if upTo, known := l.past[boot]; known {
+		p.upTo, p.evicted = upTo, upTo
+		delete(l.past, boot)
+	}
 	l.boots[boot] = p
 	return p
+}
+
+// upToLocked returns the end of a process's unbroken run.
+func (l *ledger) upToLocked(boot uint64) uint64 {
+	if p := l.boots[boot]; p != nil {
+		return p.upTo
+	}
+	return l.past[boot]
 }
 
 func (l *ledger) forgetOneLocked() {
@@ -128,6 +145,18 @@ func (l *ledger) forgetOneLocked() {
 		}
 	}
 	delete(l.boots, oldest)
+	l.pastLocked(oldest, found.upTo)
+}
+
+// pastLocked keeps no more of a process than the end of its unbroken run.
+func (l *ledger) pastLocked(boot, upTo uint64) {
+	if l.past == nil {
+		l.past = make(map[uint64]uint64)
+	}
+	l.past[boot] = upTo
+	for l.order = append(l.order, boot); len(l.order) > maxPast; l.order = l.order[1:] {
+		delete(l.past, l.order[0])
+	}
 }
 
 // draw returns a removal with a new id of this process. The caller applies it, or others
@@ -176,7 +205,7 @@ func (l *ledger) hasAll(s ids) bool {
 func (l *ledger) hasLocked(i id) bool {
 	p := l.boots[i.boot]
 	if p == nil {
-		return false
+		return i.seq <= l.past[i.boot]
 	}
 	if i.seq <= p.upTo {
 		_, over := p.over[i.seq]
@@ -358,7 +387,7 @@ func (l *ledger) covers(s ids) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, i := range s {
-		if p := l.boots[i.boot]; p == nil || p.upTo < i.seq {
+		if l.upToLocked(i.boot) < i.seq {
 			return false
 		}
 	}

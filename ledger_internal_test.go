@@ -283,3 +283,59 @@ func TestNumbersPassedOverAreStillApplied(t *testing.T) {
 		t.Error("what comes after all is not applied")
 	}
 }
+
+// Where more processes have drawn ids than are told apart, no two ledgers need have kept
+// the same ones. What the one speaks of and the other does not is no reason to drop
+// everything, which each would have every second.
+func TestLedgersOfMoreProcessesThanAreToldApartAgree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const boots = maxBoots + 500
+		a, b := newTestLedger(), newTestLedger()
+		for i := range uint64(boots) {
+			applyAll(a, 1000+i, 1, 2)
+			applyAll(b, 1000+boots-1-i, 1, 2)
+		}
+		time.Sleep(2 * idsLife)
+		fresh := newTestLedger()
+		fresh.adopt(idsOf(a.answer(nil, true).GetSince()), func() {})
+		for _, l := range []*ledger{a, b} { // what the log held is lost
+			l.mu.Lock()
+			for _, p := range l.boots {
+				p.evicted = p.upTo
+				clear(p.records)
+			}
+			l.log, l.gone = nil, 0
+			l.mu.Unlock()
+		}
+		ledgers := map[string]*ledger{"a": a, "b": b, "one that is new": fresh}
+		for name, l := range ledgers {
+			for _, from := range ledgers {
+				lost, more := l.take(from.answer(l.applied(), false))
+				if len(lost) > 0 || more {
+					t.Errorf("%s takes %d runs for lost and asks for more = %v, want neither", name, len(lost), more)
+				}
+				if !l.covers(from.applied()) {
+					t.Errorf("%s does not know what it has applied", name)
+				}
+			}
+			if n := len(l.boots); n > maxBoots {
+				t.Errorf("%s tells %d processes apart, want at most %d", name, n, maxBoots)
+			}
+			applyAll(l, 1000, 3) // one that was heard of long ago, in a and fresh
+			if got := l.applied().of(1000); got != 3 {
+				t.Errorf("%s has applied up to %d of a process that is back, want 3", name, got)
+			}
+		}
+	})
+}
+
+func TestPastIsBounded(t *testing.T) {
+	l := newTestLedger()
+	for boot := range uint64(maxPast + 10) {
+		l.pastLocked(boot, 1)
+		l.pastLocked(boot, 2)
+	}
+	if len(l.past) > maxPast || len(l.order) > maxPast {
+		t.Errorf("%d of the past, %d in order, want at most %d", len(l.past), len(l.order), maxPast)
+	}
+}

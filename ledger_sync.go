@@ -94,6 +94,9 @@ func (l *ledger) sinceLocked(at int64) ids {
 			since[i].seq = min(since[i].seq, seq-1)
 		}
 	}
+	for boot, upTo := range l.past {
+		since = append(since, id{boot, upTo})
+	}
 	return slices.DeleteFunc(since, func(i id) bool { return i.seq == 0 })
 }
 
@@ -118,17 +121,25 @@ func (l *ledger) adopt(since ids, drop func()) {
 		return
 	}
 	since = slices.DeleteFunc(since, func(i id) bool { return i.boot == l.boot })
-	l.age(since)
+	told := since[:min(len(since), maxBoots/2)] // the rest is the past, and room is for those that come
+	l.age(told)
 	if time.Duration(now()-l.born) > idsLife/2 {
 		drop()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.adopted = true
-	for _, i := range since { // last: who asks this process must find it done
+	for _, i := range told { // last: who asks this process must find it done
 		p := l.progressLocked(i.boot)
 		p.skipTo(i.seq)
 		p.evicted = max(p.evicted, i.seq)
+	}
+	for _, i := range since[len(told):] {
+		if p := l.boots[i.boot]; p != nil {
+			p.skipTo(i.seq)
+			continue
+		}
+		l.pastLocked(i.boot, i.seq)
 	}
 }
 
@@ -159,16 +170,15 @@ func (l *ledger) take(s *wire.Synced) (lost []run, more bool) {
 		if i.boot == l.boot || slices.ContainsFunc(lost, func(r run) bool { return r.boot == i.boot }) {
 			continue
 		}
-		p := l.progressLocked(i.boot)
-		if i.seq > p.upTo {
-			l.passed.Add(int64(p.passTo(i.seq)))
+		if i.seq > l.upToLocked(i.boot) {
+			l.passed.Add(int64(l.progressLocked(i.boot).passTo(i.seq)))
 		}
 	}
 	for _, i := range idsOf(s.GetApplied()) {
 		if i.boot == l.boot {
 			continue
 		}
-		if p := l.boots[i.boot]; p == nil || p.upTo < i.seq {
+		if l.upToLocked(i.boot) < i.seq {
 			more = true
 		}
 	}
@@ -181,8 +191,8 @@ func (l *ledger) missing(runs []run) []run {
 	defer l.mu.Unlock()
 	var left []run
 	for _, r := range runs {
-		p := l.progressLocked(r.boot)
-		if r.first = max(r.first, p.upTo+1); r.first <= r.last {
+		upTo := l.upToLocked(r.boot)
+		if r.first = max(r.first, upTo+1); r.first <= r.last && upTo < r.last {
 			left = append(left, r)
 		}
 	}
