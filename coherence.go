@@ -106,6 +106,8 @@ func (c *coherence) publish(ctx context.Context, known audience, removals []*rem
 	case <-timer.C:
 	case <-ctx.Done():
 		missing = ctx.Err()
+	case <-c.net.lifetime().Done():
+		missing = errLeft
 	}
 	err := t.result(missing)
 	if err != nil {

@@ -15,14 +15,14 @@ import (
 	"time"
 )
 
-// Invalidations in a few nodes whose handlers are called directly, so that a test decides
-// which of them reach whom, and can look inside.
+// Invalidations in a few nodes whose handlers are called directly, so that a test can
+// cut them off, and look inside.
 
 // A wireless is the network of these tests, by plain HTTP.
 type wireless struct {
 	nodes    []*Node
 	handlers map[string]http.Handler
-	down     func(from, to *Node) bool // nil: never
+	down     atomic.Bool // nobody reaches anybody
 }
 
 // newWireless returns n nodes that know each other, and a cache on each. Its loader says
@@ -36,7 +36,7 @@ func newWireless(t *testing.T, n int) (*wireless, []*Cache[int], *atomic.Int32) 
 	for i := range n {
 		host := string(rune('a'+i)) + ".localhost:80"
 		node, err := NewNode("http://"+host, &NodeOptions{
-			Insecure: true, Gossip: "127.0.0.1:0", Transport: &radio{w, i}, Logger: slog.New(slog.DiscardHandler),
+			Insecure: true, Gossip: "127.0.0.1:0", Transport: w, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -64,12 +64,7 @@ func newWireless(t *testing.T, n int) (*wireless, []*Cache[int], *atomic.Int32) 
 	return w, caches, loads
 }
 
-type radio struct {
-	*wireless
-	from int
-}
-
-func (r *radio) RoundTrip(req *http.Request) (*http.Response, error) {
+func (w *wireless) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Header.Get("Upgrade") != "" {
 		return &http.Response{Status: "501 Not Implemented", StatusCode: http.StatusNotImplemented, Body: http.NoBody}, nil
 	}
@@ -77,15 +72,15 @@ func (r *radio) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, to := range r.nodes {
-		if to.host != req.URL.Host || r.down != nil && r.down(r.nodes[r.from], to) {
+	for _, to := range w.nodes {
+		if to.host != req.URL.Host || w.down.Load() {
 			continue
 		}
-		w := httptest.NewRecorder()
+		answer := httptest.NewRecorder()
 		in := req.Clone(req.Context())
 		in.Host, in.Body = req.URL.Host, io.NopCloser(bytes.NewReader(body))
-		r.handlers[to.host].ServeHTTP(w, in)
-		return w.Result(), nil
+		w.handlers[to.host].ServeHTTP(answer, in)
+		return answer.Result(), nil
 	}
 	return nil, syscall.ECONNRESET
 }
@@ -158,12 +153,12 @@ func TestProcessThatIsBehindCatchesUpWithWhoSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, caches, loads := newWireless(t, 2)
 		key := w.keyOf(caches[0], 0)
-		w.down = func(from, to *Node) bool { return from != to }
+		w.down.Store(true)
 		if err := caches[1].Remove(t.Context(), key); !errors.Is(err, ErrPartial) {
 			t.Fatalf("Remove in a network that is down: %v", err)
 		}
 		time.Sleep(pendingLife + 2*idsLife) // the Remove is not delivered any more
-		w.down = nil
+		w.down.Store(false)
 		mustGet(t, caches[1], key)
 		time.Sleep(time.Second)
 		want := mustGet(t, caches[0], key)
@@ -197,7 +192,7 @@ func TestGetBehindTheFenceJoinsNothingFromBeforeThePause(t *testing.T) {
 		old := make(chan int, 1)
 		go func() { old <- mustGet(t, cache, key) }()
 		synctest.Wait()
-		w.down = func(from, to *Node) bool { return from != to } // or it would have caught up at once
+		w.down.Store(true) // or it would have caught up at once
 		w.nodes[0].coherent.fence.sleepFor(10 * time.Second)
 		if v := mustGet(t, cache, key); v != 2 {
 			t.Errorf("Get = %d, want what a load brings that began after the pause", v)
@@ -206,10 +201,32 @@ func TestGetBehindTheFenceJoinsNothingFromBeforeThePause(t *testing.T) {
 		if v := <-old; v != 1 {
 			t.Errorf("the Get that was there before got %d, want 1", v)
 		}
-		w.down = nil
+		w.down.Store(false)
 		time.Sleep(time.Second)
 		if v, ok := cache.Peek(key); !ok || v != 2 {
 			t.Errorf("Peek = %d, %v after the fence came down, want 2", v, ok)
+		}
+	})
+}
+
+// A node that has left tells nobody any more, so that there is nothing to wait for.
+func TestLeaveEndsTheWaitOfARemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, caches, _ := newWireless(t, 2)
+		w.down.Store(true)
+		start := time.Now()
+		removed := make(chan error, 1)
+		go func() { removed <- caches[1].Remove(t.Context(), "k") }()
+		synctest.Wait()
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		_ = w.nodes[1].Leave(ended)
+		partial, ok := errors.AsType[*PartialError](<-removed)
+		if !ok || partial.Peers[w.nodes[0].self.url] == nil {
+			t.Errorf("Remove = %v, want a *PartialError that names the peer", partial)
+		}
+		if d := time.Since(start); d != 0 {
+			t.Errorf("it returned %v after the node had left, want at once", d)
 		}
 	})
 }

@@ -27,7 +27,7 @@ func TestWhatWaitsForASilentPeerIsBounded(t *testing.T) {
 		mustGet(t, caches[0], key)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		w.down = func(from, to *Node) bool { return from != to }
+		w.down.Store(true)
 		b := w.nodes[1].coherent.post.box(w.nodes[0].self.url)
 		_ = caches[1].Remove(ended, key)
 		time.Sleep(10 * time.Millisecond)
@@ -44,7 +44,7 @@ func TestWhatWaitsForASilentPeerIsBounded(t *testing.T) {
 		if bytes > maxPendingBytes || bytes != sum || parcels == 0 || behind == 0 {
 			t.Errorf("%d bytes (%d by their sum) in %d parcels wait, behind %d: want at most %d, and the peer to catch up", bytes, sum, parcels, behind, maxPendingBytes)
 		}
-		w.down = nil
+		w.down.Store(false)
 		time.Sleep(10 * time.Second)
 		if v, ok := caches[0].Peek(key); ok {
 			t.Errorf("Peek = %d: what was dropped has not reached the peer", v)
@@ -58,7 +58,7 @@ func TestWhatWaitsForASilentPeerIsBounded(t *testing.T) {
 func TestPeerThatIsGoneIsNotTriedForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, caches, _ := newWireless(t, 2)
-		w.down = func(from, to *Node) bool { return from != to }
+		w.down.Store(true)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		_ = caches[1].Remove(ended, "k")

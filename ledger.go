@@ -1,7 +1,6 @@
 package peercache
 
 import (
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,35 +75,6 @@ type ledger struct {
 	bytes   int
 	adopted bool // it has what was before it from others, or was the first
 }
-
-// A progress is what is known of one process's invalidations.
-type progress struct {
-	upTo    uint64              // all up to here are applied, or passed over
-	early   map[uint64]struct{} // applied, beyond one that is not
-	over    map[uint64]struct{} // passed over: nobody knew them
-	records map[uint64]*removal // those in the log
-	evicted uint64              // the highest that is in the log no more
-	aged    uint64              // up to here, they are not remembered key by key
-	heard   int64               // when the last came
-	gap     int64               // since when something is known to be missing
-}
-
-// lacking returns the first run of which lacks says that there is one: what is before an early one,
-// or, if there is none, before what aged. Nobody else may have the latter either: a key
-// needed it, and its process died before it told anybody more.
-func (p *progress) lacking() (first, last uint64) {
-	first, last = p.upTo+1, p.aged
-	if len(p.early) > 0 {
-		last = math.MaxUint64
-		for seq := range p.early {
-			last = min(last, seq-1)
-		}
-	}
-	return first, last
-}
-
-// lacks reports whether there is such a run.
-func (p *progress) lacks() bool { return len(p.early) > 0 || p.aged > p.upTo }
 
 func newLedger(boot uint64, cache func(string) *engine) *ledger {
 	return &ledger{boot: boot, born: now(), cache: cache, boots: make(map[uint64]*progress)}
@@ -233,56 +203,6 @@ func (l *ledger) markLocked(i id) {
 		}
 		p.early[i.seq] = struct{}{}
 	}
-}
-
-// absorb moves the end of the unbroken run on over early ones.
-func (p *progress) absorb() {
-	for len(p.early) > 0 {
-		if _, ok := p.early[p.upTo+1]; !ok {
-			return
-		}
-		p.upTo++
-		delete(p.early, p.upTo)
-	}
-}
-
-// passTo takes all up to seq for applied. What is not is remembered, and applied all the
-// same if it comes after all.
-func (p *progress) passTo(seq uint64) (passed int) {
-	if seq > p.upTo+maxSyncKeys { // more than any peer would leave out
-		p.skipTo(seq)
-		return 0
-	}
-	for p.upTo < seq {
-		p.upTo++
-		if _, early := p.early[p.upTo]; early {
-			delete(p.early, p.upTo)
-			continue
-		}
-		passed++
-		if len(p.over) < maxEarly {
-			if p.over == nil {
-				p.over = make(map[uint64]struct{})
-			}
-			p.over[p.upTo] = struct{}{}
-		}
-	}
-	p.absorb()
-	return passed
-}
-
-// skipTo is passTo without remembering, for runs of any length.
-func (p *progress) skipTo(seq uint64) {
-	if p.upTo >= seq {
-		return
-	}
-	for early := range p.early {
-		if early <= seq {
-			delete(p.early, early)
-		}
-	}
-	p.upTo = seq
-	p.absorb()
 }
 
 // logLocked puts a removal into the log, unless it is there.
