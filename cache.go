@@ -334,8 +334,8 @@ func (c *Cache[V]) Peek(key string) (V, bool) {
 // When Set returns nil no process of the cluster serves what was there before: a Get
 // that starts afterwards, anywhere, returns v, or what a later load or Set brought. If the
 // key's owner does not take the value, being silent, or not the owner by its own view, the
-// next one in line is tried, and then Set acts as a Remove. All else is as for
-// [Cache.Remove].
+// next one in line is tried, and then Set acts as a Remove. So it may when ctx ends before
+// the owner has the value. All else is as for [Cache.Remove].
 //
 // Prefer Remove where several writers change the same thing: the value of a
 // writer that was overtaken may arrive last.

@@ -133,6 +133,9 @@ func (f *fence) raiseLocked(at int64) {
 	f.times.Add(1)
 }
 
+// pauses counts the pauses that were found, modulo 2^32.
+func (f *fence) pauses() uint32 { return uint32(f.times.Load()) }
+
 // isUp reports whether the fence is up.
 func (f *fence) isUp() bool { return f.until.Load() == math.MinInt64 }
 

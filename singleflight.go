@@ -33,8 +33,8 @@ type flight struct {
 	shard  *shard        // whose tables it is in
 	done   chan struct{} // closed at the end
 	kind   flightKind
-	need   ids   // of the key when it began: what a peer that is asked must have applied
-	pauses int64 // of the process that the fence had found when it began
+	pauses uint32 // of the process that the fence had found when it began
+	need   ids    // of the key when it began: what a peer that is asked must have applied
 
 	// Guarded by the shard's mutex.
 	detached bool   // a removal overtook it: its value is for those who wait, and is not kept

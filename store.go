@@ -243,7 +243,7 @@ func (s *store) join(kind flightKind, key string, version uint32, own bool) (it 
 		return it, nil, false, nil
 	}
 	f = sh.flights[kind][key]
-	if f != nil && s.fence != nil && !s.fence.open(now()) && f.pauses != s.fence.times.Load() {
+	if f != nil && s.fence != nil && !s.fence.open(now()) && f.pauses != s.fence.pauses() {
 		// It began before the process was stopped: what it brings may be as old as what
 		// is in memory (TestGetBehindTheFenceJoinsNothingFromBeforeThePause).
 		s.unlinkLocked(sh, f)
@@ -253,7 +253,7 @@ func (s *store) join(kind flightKind, key string, version uint32, own bool) (it 
 		f = &flight{key: key, kind: kind, shard: sh, ring: version, done: make(chan struct{})}
 		f.need = s.knownLocked(sh, key)
 		if s.fence != nil {
-			f.pauses = s.fence.times.Load()
+			f.pauses = s.fence.pauses()
 		}
 		sh.flights[kind][key] = f
 		started = true
