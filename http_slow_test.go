@@ -129,6 +129,9 @@ func TestPeerThatSendsALargeValueIsNotSilent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() {
+			_ = node.Leave(t.Context()) // which has ended when this runs
+		})
 		if err := node.SetPeers(node.Self(), peercache.Peer{URL: "http://127.0.0.1:8002"}); err != nil {
 			t.Fatal(err)
 		}
