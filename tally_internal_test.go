@@ -2,15 +2,25 @@ package peercache
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 )
 
-// The tally of a call by the nodes a, b and c; a is the caller, and known to itself under
-// the hash 1.
-func newTestTally(removals int, peers ...string) (t *tally, met *[]string) {
-	met = new([]string)
-	return newTally("a", audience{peers, 1}, removals, func(_ *tally, peer string) { *met = append(*met, peer) }), met
+// newTestTally returns the tally of a call by the node a that knows others, and who is told
+// of it beside them.
+func newTestTally(removals int, peers ...string) (t *tally, more *[]string) {
+	more = new([]string)
+	t = newTally("http://a", audience{urlsOf(peers...), 1}, removals)
+	t.more = func(peers []string) { *more = append(*more, peers...) }
+	return t, more
+}
+
+func urlsOf(names ...string) (urls []string) {
+	for _, name := range names {
+		urls = append(urls, "http://"+name)
+	}
+	return urls
 }
 
 func (t *tally) isDone() bool {
@@ -24,40 +34,48 @@ func (t *tally) isDone() bool {
 
 func TestTally(t *testing.T) {
 	type step func(t *tally)
-	confirm := func(peer string, hash uint64) step { return func(t *tally) { t.confirmed(peer, hash) } }
-	join := func(peer string, members ...string) step { return func(t *tally) { t.join(peer, members, 1) } }
-	fail := func(peer string) step { return func(t *tally) { t.failed(peer, errSilent) } }
+	confirm := func(peer string) step { return func(t *tally) { t.confirmed("http://"+peer, audience{hash: 1}) } }
+	knows := func(peer string, members ...string) step {
+		return func(t *tally) { t.confirmed("http://"+peer, audience{peers: urlsOf(members...)}) }
+	}
+	left := func(peer string) step { return func(t *tally) { t.confirmed("http://"+peer, audience{}) } }
+	fail := func(peer string) step { return func(t *tally) { t.failed("http://"+peer, errSilent) } }
+	many := make([]string, 2*maxMembers)
+	for i := range many {
+		many[i] = fmt.Sprint("x", i)
+	}
 	tests := []struct {
 		name     string
 		removals int
 		peers    []string
 		steps    []step
-		met      []string
+		more     []string
 		waiting  []string
 	}{
 		{name: "nobody else", removals: 1},
-		{"all confirm", 1, []string{"b", "c"}, []step{confirm("b", 1), confirm("c", 1)}, nil, nil},
-		{"one has not", 1, []string{"b", "c"}, []step{confirm("c", 1)}, nil, []string{"b"}},
-		{"one has left", 1, []string{"b", "c"}, []step{confirm("b", 0), confirm("c", 1)}, nil, nil},
-		{"one of two parts", 2, []string{"b"}, []step{confirm("b", 1)}, nil, []string{"b"}},
-		{"both parts", 2, []string{"b"}, []step{confirm("b", 1), confirm("b", 1)}, nil, nil},
-		{"failed, and then confirmed", 1, []string{"b"}, []step{fail("b"), confirm("b", 1)}, nil, nil},
-		{"one that nobody waits for", 1, []string{"b"}, []step{confirm("d", 1), fail("d")}, nil, []string{"b"}},
-		{"other members", 1, []string{"b"}, []step{confirm("b", 2)}, []string{"b"}, []string{"b"}},
-		{"other members, who are told", 1, []string{"b"}, []step{confirm("b", 2), join("b", "a", "b", "d")}, []string{"b"}, []string{"d"}},
-		{"and confirm", 1, []string{"b"}, []step{confirm("b", 2), join("b", "d"), confirm("d", 2)}, []string{"b"}, nil},
-		{"the same other members are asked for once", 1, []string{"b", "c"}, []step{confirm("b", 2), confirm("c", 2)}, []string{"b"}, []string{"b"}},
-		{"each of whom knows more", 1, []string{"b"}, []step{confirm("b", 2), join("b", "d"), confirm("d", 3), join("d", "e", "b")}, []string{"b", "d"}, []string{"e"}},
-		{"members whom nobody could be asked for", 1, []string{"b"}, []step{confirm("b", 2), fail("b")}, []string{"b"}, []string{"b"}},
+		{"all confirm", 1, []string{"b", "c"}, []step{confirm("b"), confirm("c")}, nil, nil},
+		{"one has not", 1, []string{"b", "c"}, []step{confirm("c")}, nil, []string{"b"}},
+		{"one has left", 1, []string{"b", "c"}, []step{left("b"), confirm("c")}, nil, nil},
+		{"one of two parts", 2, []string{"b"}, []step{confirm("b")}, nil, []string{"b"}},
+		{"both parts", 2, []string{"b"}, []step{confirm("b"), confirm("b")}, nil, nil},
+		{"failed, and then confirmed", 1, []string{"b"}, []step{fail("b"), confirm("b")}, nil, nil},
+		{"one that nobody waits for", 1, []string{"b"}, []step{confirm("d"), fail("d")}, nil, []string{"b"}},
+		{"other members", 1, []string{"b"}, []step{knows("b", "a", "b", "d")}, []string{"d"}, []string{"d"}},
+		{"who confirm", 1, []string{"b"}, []step{knows("b", "d"), confirm("d")}, []string{"d"}, nil},
+		{"of whom some have confirmed", 1, []string{"b", "c"}, []step{confirm("c"), knows("b", "c", "d")}, []string{"d"}, []string{"d"}},
+		{"the same others are told once", 1, []string{"b", "c"}, []step{knows("b", "d"), knows("c", "d")}, []string{"d"}, []string{"d"}},
+		{"each of whom knows more", 1, []string{"b"}, []step{knows("b", "d"), knows("d", "e", "b")}, []string{"d", "e"}, []string{"e"}},
+		{"what is no URL of a member", 1, []string{"b"}, []step{knows("b", "d/", "")}, nil, nil},
+		{"too many", 1, []string{"b"}, []step{knows("b", many...)}, many[:maxMembers], many[:maxMembers]},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tally, met := newTestTally(tt.removals, tt.peers...)
+			tally, more := newTestTally(tt.removals, tt.peers...)
 			for _, s := range tt.steps {
 				s(tally)
 			}
-			if !slices.Equal(*met, tt.met) {
-				t.Errorf("members asked for of %v, want %v", *met, tt.met)
+			if !slices.Equal(*more, urlsOf(tt.more...)) {
+				t.Errorf("%v are told too, want %v", *more, tt.more)
 			}
 			err := tally.result(errUntold)
 			if len(tt.waiting) == 0 {
@@ -78,8 +96,10 @@ func TestTally(t *testing.T) {
 				}
 			}
 			slices.Sort(waiting)
-			if !slices.Equal(waiting, tt.waiting) {
-				t.Errorf("waits for %v, want %v", waiting, tt.waiting)
+			want := urlsOf(tt.waiting...)
+			slices.Sort(want)
+			if !slices.Equal(waiting, want) {
+				t.Errorf("waits for %v, want %v", waiting, want)
 			}
 		})
 	}
