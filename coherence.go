@@ -116,15 +116,20 @@ func (c *coherence) publish(ctx context.Context, known audience, removals []*rem
 	return err
 }
 
-// current reports whether this process may answer a peer from its memory: it is not
-// behind the fence, and has applied what the peer does not remember key by key. If it has
-// not, it asks for it.
+// current reports whether this process may answer a peer from its memory: it is not behind
+// the fence, and has caught up with the peer.
 func (c *coherence) current(aged ids, peer string) bool {
-	if !c.ledger.covers(aged) {
-		c.catch.behind(peer)
-		return false
+	return c.caughtUp(aged, peer) && !c.fence.isUp()
+}
+
+// caughtUp reports whether this process has applied what a peer does not remember key by
+// key. If it has not, it asks for it.
+func (c *coherence) caughtUp(aged ids, peer string) bool {
+	if c.ledger.covers(aged) {
+		return true
 	}
-	return !c.fence.isUp()
+	c.catch.behind(peer)
+	return false
 }
 
 // serve does what a peer asks for. It does not wait.

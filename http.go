@@ -172,7 +172,7 @@ func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (w
 		if len(op.Get.GetKeys()) > wire.MaxKeys {
 			return wire.Status_BAD_REQUEST, fmt.Sprintf("more than %d keys", wire.MaxKeys)
 		}
-		if !n.coherent.current(idsOf(req.GetAged()), req.GetHello().GetUrl()) {
+		if !n.coherent.caughtUp(idsOf(req.GetAged()), req.GetHello().GetUrl()) || !n.coherent.fence.wait(ctx) {
 			return wire.Status_BEHIND, ""
 		}
 		return n.performGet(ctx, rw, e, op.Get), ""

@@ -1,6 +1,7 @@
 package peercache
 
 import (
+	"bytes"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -8,7 +9,8 @@ import (
 	"github.com/peercache/peercache/internal/wire"
 )
 
-// Requests on a stream that are answered when loads end, and the heartbeats meanwhile.
+// Requests on a stream that are answered when loads end, or when the fence is down, and the
+// heartbeats meanwhile.
 
 // A pendingGet is a request of which some keys are being loaded.
 type pendingGet struct {
@@ -75,6 +77,44 @@ func (p *pendingGet) answer(key string, i int, a answer) {
 	}
 	s.drainLocked()
 	s.mu.Unlock()
+}
+
+// hold answers a request once the fence is down, if that is soon. Were the asker told at
+// once that this node is behind, another one would load what is here in memory most
+// likely, each time that a wall clock is set (TestWrongWallClockMovesNoExpiryAndCausesNoLoad).
+func (s *service) hold(id uint64, e *engine, keys [][]byte, needs []ids) {
+	if s.node.handlers.Load() >= maxHandlers {
+		s.send(&wire.Response{Id: id, Status: wire.Status_BEHIND})
+		return
+	}
+	held := make([][]byte, len(keys)) // what was read is overwritten next
+	for i, key := range keys {
+		held[i] = bytes.Clone(key)
+	}
+	s.node.handlers.Add(1)
+	s.work(id)
+	waiting := s.node.background(func() {
+		down := s.node.coherent.fence.wait(s.ended)
+		s.release(id)
+		if down {
+			s.answerGet(id, e, held, needs)
+		} else {
+			s.send(&wire.Response{Id: id, Status: wire.Status_BEHIND})
+		}
+		s.flush()
+	})
+	if !waiting {
+		s.release(id)
+		s.send(&wire.Response{Id: id, Status: wire.Status_DRAINING})
+	}
+}
+
+// release undoes what hold did for the time of the wait.
+func (s *service) release(id uint64) {
+	s.node.handlers.Add(-1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.working, id)
 }
 
 // work notes that a request is being worked on, of which heartbeats tell the peer.

@@ -239,10 +239,17 @@ func (s *service) serveGet(id uint64, e *engine, keys [][]byte, needs []ids) {
 	if s.behind { // once it is not it is so until the peer says more
 		s.behind = !s.node.coherent.ledger.covers(s.aged)
 	}
-	if s.behind || s.node.coherent.fence.isUp() {
+	switch {
+	case s.behind:
 		s.send(&wire.Response{Id: id, Status: wire.Status_BEHIND})
-		return
+	case s.node.coherent.fence.isUp():
+		s.hold(id, e, keys, needs)
+	default:
+		s.answerGet(id, e, keys, needs)
 	}
+}
+
+func (s *service) answerGet(id uint64, e *engine, keys [][]byte, needs []ids) {
 	begunLoads := &begun{}
 	if s.node.handlers.Load() >= maxHandlers {
 		begunLoads = nil // what is in memory is answered all the same
