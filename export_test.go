@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"time"
 )
 
 // OwnersOf returns the URLs of the first n owners of key, as a cache's own
@@ -15,6 +16,15 @@ func OwnersOf[V any](c *Cache[V], key string, n int) []string {
 // DialPeer dials as requests to a peer do.
 func DialPeer(ctx context.Context, n *Network, addr string) (net.Conn, error) {
 	return (&dialer{n}).dial(ctx, "tcp", addr)
+}
+
+// SetWall replaces the clock that a node takes for its machine's. A clock that is not that
+// of before is one that has jumped.
+func SetWall(n *Node, wall func() time.Time) {
+	f := n.coherence().fence
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wall = wall
 }
 
 // InFlight returns how many flights a cache has, and how many calls of its loader
