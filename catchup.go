@@ -22,8 +22,10 @@ const (
 	// syncTimeout bounds one comparison, and so a Get's wait behind the fence.
 	syncTimeout = 300 * time.Millisecond
 
-	// maxSyncKeys and maxSyncBytes bound an answer; who needs more asks again.
-	maxSyncKeys  = 16 * wire.MaxKeys
+	// maxSyncKeys and maxSyncBytes bound an answer, the first its records and their keys
+	// together; who needs more asks again. More than that, beside three sets of maxBoots
+	// ids, would be refused as a message of too many parts.
+	maxSyncKeys  = 3 * wire.MaxKeys
 	maxSyncBytes = 2 << 20
 
 	// fenceRetry is how often it is tried to lower the fence. In clusters of more than

@@ -21,9 +21,9 @@ var Heartbeat = []byte{0}
 // maxElements bounds the messages and list elements of one frame before any of
 // them is allocated. An element that takes two bytes on the wire costs up to
 // some 100 in memory; this caps that at a few MiB, where the frame's length
-// alone would allow a gigabyte. The largest honest frame has MaxKeys answers or
-// entries, each with one set of ids.
-const maxElements = 8 * MaxKeys
+// alone would allow a gigabyte. The largest honest frame tells what was missed: three
+// sets of ids of 4 * MaxKeys processes each, and 3 * MaxKeys invalidations and keys.
+const maxElements = 16 * MaxKeys
 
 var errMalformed = errors.New("peercache: malformed message")
 
