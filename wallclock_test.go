@@ -14,6 +14,7 @@ import (
 
 	"github.com/peercache/peercache"
 	"github.com/peercache/peercache/cachetest"
+	"github.com/peercache/peercache/internal/wire"
 )
 
 // A wall clock that is wrong: nothing but the fence reads it, and to the fence it only says
@@ -141,8 +142,18 @@ func (s slowSyncs) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	r = r.Clone(r.Context())
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	if r.Header.Get("Upgrade") == "" && isSync(s.t, body) {
-		time.Sleep(50 * time.Millisecond)
+	if len(body) > 0 { // else it is about an upgrade
+		var req wire.Request
+		frame, err := wire.NewReader(bytes.NewReader(body)).Next()
+		if err == nil {
+			err = wire.Unmarshal(frame, &req)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if req.GetSync() != nil {
+			time.Sleep(50 * time.Millisecond)
+		}
 	}
 	return s.bareNodes.RoundTrip(r)
 }

@@ -1,0 +1,589 @@
+package peercache_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/peercache/peercache"
+)
+
+// Invalidation among processes that are stopped, killed and started while keys change. What
+// they may serve is known to the register, which is their origin too.
+
+// A register holds the origin's values: how often each key has changed. It knows which
+// changes everybody must have seen.
+type register struct {
+	mu   sync.Mutex // guards the fields below
+	keys map[string]*registered
+	owed []revision // that somebody has not confirmed
+}
+
+type registered struct {
+	changes int            // begun so far
+	floor   int            // the last one that nobody may be without
+	floors  map[string]int // the same, of those who made changes that not all have confirmed
+	over    map[int]int    // of each Set that has returned, how many changes had begun then; -1 before it has
+}
+
+// A revision is the nth change of a key, and whose it was.
+type revision struct {
+	key, node string
+	n         int
+	set       bool
+}
+
+func (r *register) ofLocked(key string) *registered {
+	k := r.keys[key]
+	if k == nil {
+		k = &registered{floors: make(map[string]int), over: make(map[int]int)}
+		if r.keys == nil {
+			r.keys = make(map[string]*registered)
+		}
+		r.keys[key] = k
+	}
+	return k
+}
+
+// load is what the origin says.
+func (r *register) load(_ context.Context, key string) (string, time.Duration, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return fmt.Sprint("loaded ", r.ofLocked(key).changes), time.Hour, nil
+}
+
+// begin changes a key at the origin. A Remove, or a Set of value, follows.
+func (r *register) begin(node, key string, set bool) (c revision, value string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.ofLocked(key)
+	k.changes++
+	if set {
+		k.over[k.changes] = -1
+	}
+	return revision{key, node, k.changes, set}, fmt.Sprint("set ", k.changes)
+}
+
+// end notes that the Set or Remove has returned: to all, or to some only.
+func (r *register) end(c revision, toAll bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.ofLocked(c.key)
+	if c.set {
+		k.over[c.n] = k.changes
+	}
+	if toAll {
+		k.floor = max(k.floor, c.n)
+		return
+	}
+	k.floors[c.node] = max(k.floors[c.node], c.n)
+	r.owed = append(r.owed, c)
+}
+
+// deliver notes that all have heard by now of what these nodes had to deliver.
+func (r *register) deliver(owed []revision, nodes map[string]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range owed {
+		if nodes[c.node] {
+			k := r.ofLocked(c.key)
+			k.floor = max(k.floor, c.n)
+		}
+	}
+}
+
+// takeOwed returns the changes that not all have confirmed, once.
+func (r *register) takeOwed() []revision {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	owed := r.owed
+	r.owed = nil
+	return owed
+}
+
+// floor returns the change before which a Get of key that begins now may return nothing.
+func (r *register) floor(node, key string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.ofLocked(key)
+	return max(k.floor, k.floors[node])
+}
+
+// judge says what is wrong with a value that a Get returned; "" if nothing is. What a Set
+// supplied that had not returned when a later change began may be there after that.
+func (r *register) judge(key, value string, floor int) string {
+	kind, number, _ := strings.Cut(value, " ")
+	var n int
+	if _, err := fmt.Sscan(number, &n); err != nil {
+		return fmt.Sprintf("%s = %q, which nobody supplied", key, value)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.ofLocked(key)
+	over, set := k.over[n]
+	switch {
+	case n > k.changes, kind == "set" && !set, kind != "set" && kind != "loaded":
+		return fmt.Sprintf("%s = %q, which nobody supplied", key, value)
+	case n >= floor, kind == "set" && (over < 0 || over >= floor):
+		return ""
+	}
+	return fmt.Sprintf("%s = %q, and change %d had been made known to all of %d", key, value, floor, k.changes)
+}
+
+// changing is the name of the cache in all processes. Its copies live for long, or they
+// would hide what was not removed.
+const changing = "changing"
+
+func changingOptions(n *realNode) *peercache.Options {
+	return &peercache.Options{Node: n.Node, HotTTL: 10 * time.Minute}
+}
+
+func init() { children["changing"] = runChanging }
+
+// runChanging is what a process does that is a node with a cache, and does to it what it is
+// told over HTTP; childPlace is its origin.
+func runChanging() {
+	ctx := context.Background()
+	load := func(ctx context.Context, key string) (string, time.Duration, error) {
+		_, v, err := ask(ctx, http.DefaultClient, os.Getenv(childPlace), "", key, "")
+		return v, time.Hour, err
+	}
+	n, err := startReal(ctx, anywhere, peercache.NodeOptions{}, valueOf)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	cache := peercache.New(changing, load, changingOptions(n))
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", anywhere)
+	if err == nil {
+		err = n.Join(ctx, strings.Fields(os.Getenv(childSeeds))...)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	control := &http.Server{Handler: obey(n, cache), ReadHeaderTimeout: time.Minute}
+	go func() { _ = control.Serve(l) }()
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	fmt.Println(n.Self().URL, n.GossipAddr(), "http://"+l.Addr().String())
+	go func() {
+		<-term
+		_ = n.Leave(context.Background())
+		os.Exit(0)
+	}()
+	_, _ = bufio.NewReader(os.Stdin).ReadByte() // the parent's end of the pipe closes with it
+}
+
+// obey does to a cache what requests say.
+func obey(n *realNode, cache *peercache.Cache[string]) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key, value, found := r.FormValue("key"), "", true
+		var err error
+		switch r.URL.Path {
+		case "/get":
+			value, err = cache.Get(r.Context(), key)
+		case "/peek":
+			value, found = cache.Peek(key)
+		case "/remove":
+			err = cache.Remove(r.Context(), key)
+		case "/set":
+			err = cache.Set(r.Context(), key, r.FormValue("value"), time.Hour)
+		case "/peers":
+			value = fmt.Sprint(len(n.Peers()))
+		case "/stats":
+			value = fmt.Sprintf("%+v", n.Stats())
+		}
+		switch {
+		case errors.Is(err, peercache.ErrPartial):
+			w.WriteHeader(http.StatusMultiStatus)
+		case err != nil:
+			w.WriteHeader(http.StatusInternalServerError)
+			value = err.Error()
+		case !found:
+			w.WriteHeader(http.StatusNotFound)
+		}
+		_, _ = io.WriteString(w, value)
+	})
+}
+
+// ask sends such a request. Any answer but success, partial success and "not found" is an
+// error.
+func ask(ctx context.Context, client *http.Client, to, do, key, value string) (status int, body string, err error) {
+	query := url.Values{"key": {key}, "value": {value}}.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, to+"/"+do+"?"+query, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode == http.StatusInternalServerError {
+		err = errors.New(string(b))
+	}
+	return resp.StatusCode, string(b), err
+}
+
+// A fleet is a register and the processes that cache its values.
+type fleet struct {
+	*register
+
+	t      *testing.T
+	origin *httptest.Server
+	client *http.Client
+}
+
+func newFleet(t *testing.T) *fleet {
+	t.Helper()
+	f := &fleet{register: new(register), t: t, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	f.origin = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v, _, _ := f.load(r.Context(), r.FormValue("key"))
+		_, _ = io.WriteString(w, v)
+	}))
+	t.Cleanup(func() {
+		f.client.CloseIdleConnections()
+		f.origin.Close()
+	})
+	return f
+}
+
+// A member is a process of a fleet.
+type member struct {
+	*child
+
+	fleet   *fleet
+	control string
+	stopped atomic.Bool // and answers nobody
+	ended   atomic.Bool // or is about to
+}
+
+// start starts a process that has joined.
+func (f *fleet) start(seeds ...string) *member {
+	f.t.Helper()
+	cmd := newChild(f.t, "changing", childPlace+"="+f.origin.URL, childSeeds+"="+strings.Join(seeds, " "))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if _, err := cmd.StdinPipe(); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+	m := &member{child: &child{Process: cmd.Process, wait: sync.OnceValue(cmd.Wait)}, fleet: f}
+	f.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = m.wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	words := strings.Fields(line)
+	if err != nil || len(words) != 3 {
+		f.t.Fatalf("the process said %q, %v", line, err)
+	}
+	m.url, m.gossip, m.control = words[0], words[1], words[2]
+	return m
+}
+
+func (m *member) signal(s syscall.Signal) {
+	m.fleet.t.Helper()
+	if s == syscall.SIGSTOP {
+		m.stopped.Store(true)
+	}
+	if s == syscall.SIGTERM || s == syscall.SIGKILL {
+		m.ended.Store(true)
+	}
+	m.fleet.t.Logf("%s %s: %v", time.Now().Format("05.000"), m.url, s)
+	if err := m.Signal(s); err != nil {
+		m.fleet.t.Errorf("signal %v: %v", s, err)
+	}
+	if s == syscall.SIGCONT {
+		m.stopped.Store(false)
+	}
+}
+
+// do has the process do something. It reports false for one that has ended.
+func (m *member) do(do, key, value string) (status int, body string, ok bool) {
+	status, body, err := ask(m.fleet.t.Context(), m.fleet.client, m.control, do, key, value)
+	if err != nil && !m.ended.Load() {
+		m.fleet.t.Errorf("%s at %s: %s %s: %v", time.Now().Format("05.000"), m.url, do, key, err)
+	}
+	return status, body, err == nil
+}
+
+// get checks one Get.
+func (m *member) get(key string) {
+	floor := m.fleet.floor(m.url, key)
+	if _, v, ok := m.do("get", key, ""); ok && !m.ended.Load() { // who has left is told of nothing any more
+		if wrong := m.fleet.judge(key, v, floor); wrong != "" {
+			m.fleet.t.Errorf("%s at %s: %s", time.Now().Format("05.000"), m.url, wrong)
+		}
+	}
+}
+
+// change makes one Remove or Set.
+func (m *member) change(key string, set bool) (partial bool) {
+	c, value := m.fleet.begin(m.url, key, set)
+	do := "remove"
+	if set {
+		do = "set"
+	}
+	status, _, ok := m.do(do, key, value)
+	if ok {
+		m.fleet.end(c, status == http.StatusOK)
+	}
+	return status == http.StatusMultiStatus
+}
+
+// fourAndOne are four nodes in this process and one in another that can be stopped.
+func fourAndOne(t *testing.T) (*fleet, []*realNode, []*peercache.Cache[string], *member) {
+	t.Helper()
+	f := newFleet(t)
+	var nodes []*realNode
+	var caches []*peercache.Cache[string]
+	for range 4 {
+		var seeds []string
+		if len(nodes) > 0 {
+			seeds = []string{nodes[0].GossipAddr()}
+		}
+		n := newUnjoined(t, anywhere, peercache.NodeOptions{}, valueOf)
+		caches = append(caches, peercache.New(changing, f.load, changingOptions(n)))
+		if err := n.Join(t.Context(), seeds...); err != nil {
+			t.Fatal(err)
+		}
+		nodes = append(nodes, n)
+	}
+	m := f.start(nodes[0].GossipAddr())
+	eventually(t, "five nodes", see(5, nodes...))
+	return f, nodes, caches, m
+}
+
+// stopFor is how long a process is stopped: as the promises say, or for as long as shows
+// the same.
+func stopFor(short time.Duration) time.Duration {
+	if *long {
+		return 10 * time.Second
+	}
+	return short
+}
+
+// bound checks a measured time, loosely where it was measured beside other tests.
+func bound(t *testing.T, what string, got, promised, short time.Duration) {
+	t.Helper()
+	t.Logf("%s: %v", what, got)
+	want := short
+	if *long {
+		want = promised
+	}
+	if got > want {
+		t.Errorf("%s: %v, want at most %v", what, got, want)
+	}
+}
+
+// F3: what a stopped process holds is removed, and it does not serve that when it goes on.
+func TestWokenProcessServesNothingThatWasRemoved(t *testing.T) {
+	if !*long {
+		t.Parallel() // it mostly waits
+	}
+	f, nodes, caches, m := fourAndOne(t)
+	var keys []string
+	for i := range 300 {
+		keys = append(keys, fmt.Sprint("key-", i))
+	}
+	kept := "" // which nobody removes
+	for i := 0; kept == "" || caches[0].Owner(kept) != m.url; i++ {
+		kept = fmt.Sprint("kept-", i)
+	}
+	for _, key := range append(keys, kept) {
+		m.get(key)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var removes, partial atomic.Int64
+	pace := 4 * time.Millisecond
+	if *long {
+		pace = time.Millisecond
+	}
+	wg.Go(func() {
+		ticks := time.NewTicker(pace)
+		defer ticks.Stop()
+		for i := 0; ctx.Err() == nil; i++ {
+			<-ticks.C
+			key, at := keys[rand.N(len(keys))], i%len(caches)
+			wg.Go(func() {
+				c, _ := f.begin(nodes[at].Self().URL, key, false)
+				err := caches[at].Remove(context.WithoutCancel(ctx), key)
+				if err != nil {
+					partial.Add(1)
+				}
+				if err != nil && !errors.Is(err, peercache.ErrPartial) {
+					t.Errorf("Remove: %v", err)
+				}
+				f.end(c, err == nil)
+				removes.Add(1)
+			})
+		}
+	})
+	askMember := func() (stop func() int64) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		var n atomic.Int64
+		for range 4 {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					m.get(keys[rand.N(len(keys))])
+					n.Add(1)
+				}
+			})
+		}
+		return func() int64 {
+			cancel()
+			wg.Wait()
+			return n.Load()
+		}
+	}
+	before := askMember()
+	<-time.After(500 * time.Millisecond)
+	before()
+	m.signal(syscall.SIGSTOP)
+	<-time.After(stopFor(4 * time.Second))
+	floors := make(map[string]int)
+	for _, key := range keys {
+		floors[key] = f.floor(m.url, key)
+	}
+	woken := time.Now()
+	m.signal(syscall.SIGCONT)
+	after := askMember()
+	eventually(t, "it serves from memory", func() bool {
+		status, _, _ := m.do("peek", kept, "")
+		return status == http.StatusOK
+	})
+	took := time.Since(woken)
+	held := 0
+	for _, key := range keys {
+		if status, v, _ := m.do("peek", key, ""); status == http.StatusOK {
+			held++
+			if wrong := f.judge(key, v, floors[key]); wrong != "" {
+				t.Errorf("it holds %s", wrong)
+			}
+		}
+	}
+	<-time.After(time.Second)
+	asked := after()
+	cancel()
+	wg.Wait()
+	eventually(t, "all is delivered", func() bool {
+		return !slices.ContainsFunc(nodes, func(n *realNode) bool { return n.Stats().Pending > 0 })
+	})
+	_, stats, _ := m.do("stats", "", "")
+	t.Logf("%d Removes, %d partial, %d Gets of the woken one, which held %d of %d keys: %s", removes.Load(), partial.Load(), asked, held, len(keys), stats)
+	if partial.Load() == 0 || !strings.Contains(stats, "Fences:1") {
+		t.Errorf("%d Removes were partial, Stats = %s: want some and one fence, or the test shows nothing", partial.Load(), stats)
+	}
+	bound(t, "it has caught up after", took, time.Second, 5*time.Second)
+}
+
+// F14: a peer that hangs is named, and holds up nobody but the calls that wait for it.
+func TestHangingPeerIsNamedAndDelaysNobody(t *testing.T) {
+	if !*long {
+		t.Parallel() // it mostly waits
+	}
+	_, nodes, caches, m := fourAndOne(t)
+	var keys []string
+	for i := range stopFor(2200*time.Millisecond) / (5 * time.Millisecond) {
+		key := fmt.Sprint("key-", int(i))
+		keys = append(keys, key)
+		m.get(key)
+		for _, cache := range caches {
+			if _, err := cache.Get(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	m.signal(syscall.SIGSTOP)
+	stopped := time.Now()
+
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var reached, returned []time.Duration
+	remove := func(at int, key string) {
+		start := time.Now()
+		mustWait := start.Sub(stopped) < 500*time.Millisecond // it cannot be declared dead within the next two seconds
+		wg.Go(func() {
+			err := caches[at].Remove(t.Context(), key)
+			took := time.Since(start)
+			partial, ok := errors.AsType[*peercache.PartialError](err)
+			if ok && !slices.Equal(slices.Collect(maps.Keys(partial.Peers)), []string{m.url}) || !ok && (mustWait || err != nil) {
+				t.Errorf("Remove: %v, want a *PartialError that names %s alone", err, m.url)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			returned = append(returned, took)
+		})
+		poll := time.NewTicker(200 * time.Microsecond)
+		defer poll.Stop()
+		for i, cache := range caches {
+			for _, there := cache.Peek(key); there && i != at; _, there = cache.Peek(key) {
+				<-poll.C
+				if time.Since(start) > 10*time.Second {
+					t.Errorf("node %d still holds %s", i, key)
+					return
+				}
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		reached = append(reached, time.Since(start))
+	}
+	pace := time.NewTicker(5 * time.Millisecond)
+	defer pace.Stop()
+	for i, key := range keys {
+		<-pace.C
+		remove(i%len(caches), key)
+	}
+	wg.Wait()
+	pending := int64(0)
+	for _, n := range nodes {
+		pending += n.Stats().Pending
+	}
+	if pending == 0 {
+		t.Error("nothing is pending: the test shows nothing")
+	}
+	m.signal(syscall.SIGCONT)
+	delivered := eventually(t, "all is delivered", func() bool {
+		return !slices.ContainsFunc(nodes, func(n *realNode) bool { return n.Stats().Pending > 0 })
+	})
+	for _, key := range keys {
+		if status, v, _ := m.do("peek", key, ""); status == http.StatusOK && v != "" {
+			t.Errorf("%s = %q is there, want it removed", key, v)
+		}
+	}
+	slices.Sort(reached)
+	slices.Sort(returned)
+	t.Logf("%d Removes, %d pending; reached all others after p50 %v", len(reached), pending, reached[len(reached)/2])
+	bound(t, "reached all others after p99", reached[len(reached)*99/100], 20*time.Millisecond, time.Second)
+	bound(t, "returned after at most", returned[len(returned)-1], 2100*time.Millisecond, 3*time.Second)
+	bound(t, fmt.Sprint("delivered to the one that was stopped for ", stopFor(2200*time.Millisecond)), delivered, time.Second, 5*time.Second)
+}
