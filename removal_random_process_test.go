@@ -65,7 +65,8 @@ func TestRandomChangesAndFaultsOfProcesses(t *testing.T) {
 		_, stats, _ := m.do("stats", "", "")
 		t.Logf("%s: %s", m.url, stats)
 	}
-	t.Logf("%d Gets, %d changes, of which %d partial, %d faults in %v", s.gets.Load(), s.changes.Load(), s.partial.Load(), s.faults, length)
+	t.Logf("%d Gets, %d of them of what was changed before the process was noticed, %d changes, of which %d partial, %d faults in %v",
+		s.gets.Load(), s.unseen.Load(), s.changes.Load(), s.partial.Load(), s.faults, length)
 	if s.partial.Load() == 0 || s.gets.Load() < 1000 {
 		t.Errorf("%d partial changes, %d Gets: the test shows nothing", s.partial.Load(), s.gets.Load())
 	}
