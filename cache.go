@@ -283,7 +283,13 @@ func (c *Cache[V]) Get(ctx context.Context, key string) (V, error) {
 		var zero V
 		return zero, err
 	}
-	return c.unpack(key, it)
+	v, err := c.unpack(key, it)
+	if err != nil && c.engine.node != nil { // bytes of another process, which are dropped
+		if it, err = c.engine.get(ctx, key, record{}, 0, missing); err == nil {
+			return c.unpack(key, it)
+		}
+	}
+	return v, err
 }
 
 // GetMany returns the values for keys, as Get does for one, with one request to

@@ -15,8 +15,9 @@ const gossipFarewell = 3 * gossipInterval
 // leave tells the others that this process leaves, and returns when memberlist has
 // told enough of them, which takes 0.4 to 0.8 s, or with an error after timeout or
 // when stop is called. In each case there is no way back, and the sockets stay
-// open until stop. A second leave returns at once.
-func (g *gossip) leave(timeout time.Duration) error {
+// open until stop. A second leave returns at once. Between the two, when others know that
+// this process leaves and still ask it, meanwhile is called.
+func (g *gossip) leave(timeout time.Duration, meanwhile func()) error {
 	select {
 	case g.calls <- struct{}{}:
 	case <-g.stopping:
@@ -37,6 +38,7 @@ func (g *gossip) leave(timeout time.Duration) error {
 		<-g.calls
 		return errGossipStopped
 	}
+	meanwhile()
 	done := make(chan error, 1)
 	// Not in wg: nothing ends memberlist's wait before its timeout. It can thus
 	// outlive a stop that interrupts it, in a select and touching nothing.

@@ -249,7 +249,7 @@ func TestStopEndsLeaveAndJoin(t *testing.T) {
 		begin := time.Now()
 		var calls sync.WaitGroup
 		calls.Go(func() {
-			if err := b.leave(time.Hour); !errors.Is(err, errGossipStopped) {
+			if err := b.leave(time.Hour, func() {}); !errors.Is(err, errGossipStopped) {
 				t.Errorf("leave = %v, want %v", err, errGossipStopped)
 			}
 		})
@@ -273,7 +273,7 @@ func TestLeaveIsBoundedAndHasNoWayBack(t *testing.T) {
 		a, b := start("a", 1), start("b", 2)
 		joinGossip(t, b, a.addr)
 		begin := time.Now()
-		if err := b.leave(0); err == nil { // sooner than a packet is sent
+		if err := b.leave(0, func() {}); err == nil { // sooner than a packet is sent
 			t.Error("leave(0) = nil, want an error")
 		}
 		if took := time.Since(begin); took > time.Millisecond {
@@ -282,7 +282,7 @@ func TestLeaveIsBoundedAndHasNoWayBack(t *testing.T) {
 		awaitStates(t, a, time.Second, "http://a joining")
 		time.Sleep(5 * time.Minute) // memberlist has forgotten that it ever was
 		b.setState(stateActive)
-		if err := b.leave(time.Second); err != nil {
+		if err := b.leave(time.Second, func() {}); err != nil {
 			t.Errorf("leave again: %v", err)
 		}
 		time.Sleep(time.Minute)

@@ -356,9 +356,8 @@ func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
 	}
 	if g != nil {
 		g.setState(stateLeaving)
-		n.handOver(ctx)
 		told := make(chan error, 1)
-		n.background(func() { told <- g.leave(leaveTimeout) })
+		n.background(func() { told <- g.leave(leaveTimeout, func() { n.handOver(ctx) }) })
 		if err := n.awaitFarewell(ctx, g, told); err != nil {
 			return err
 		}

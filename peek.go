@@ -46,11 +46,13 @@ func (e *engine) peekFirst(ctx context.Context, loads []*flight) []*flight {
 	})
 	if len(asked) > 0 {
 		ctx = context.WithoutCancel(ctx)
-		go func() { // which peekTimeout bounds
+		go func() { // which peekTimeout bounds, and the codec
+			defer func() { // also if the codec ends the goroutine
+				if left := slices.DeleteFunc(asked, (*flight).isEnded); len(left) > 0 {
+					e.gate.enter(&call{ctx: ctx, flights: left})
+				}
+			}()
 			e.peekAll(byHolder)
-			if left := slices.DeleteFunc(asked, (*flight).isEnded); len(left) > 0 {
-				e.gate.enter(&call{ctx: ctx, flights: left})
-			}
 		}()
 	}
 	return rest
@@ -158,6 +160,12 @@ func (e *engine) take(flights []*flight, answers []*wire.Answer) {
 		it, ok := e.itemFrom(a.GetValue(), a.GetTtlMs(), a.GetStatus() == wire.Status_NOT_FOUND)
 		if !ok || a.GetStatus() != wire.Status_OK && !it.absent {
 			continue
+		}
+		if it.decoded != nil {
+			if _, err := it.decoded.get(it.bytes, e.decode); err != nil {
+				continue
+			}
+			it.inflated = true
 		}
 		out := outcome{item: it, copyUntil: after(now(), max(e.opts.HotTTL, 0))}
 		if it.absent {

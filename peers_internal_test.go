@@ -202,7 +202,7 @@ func TestStateIsToldWhileSuspicionsAreDenied(t *testing.T) {
 func TestLeaveIsSeen(t *testing.T) {
 	a, b, c := startThree(t)
 	start := time.Now()
-	if err := a.leave(5 * time.Second); err != nil {
+	if err := a.leave(5*time.Second, func() {}); err != nil {
 		t.Error(err)
 	}
 	t.Logf("leave took %v", time.Since(start))
@@ -210,7 +210,7 @@ func TestLeaveIsSeen(t *testing.T) {
 		awaitStates(t, g, 2*time.Second, "http://b joining, http://c joining")
 	}
 	t.Logf("and was seen by all after %v", time.Since(start))
-	if err := a.leave(5 * time.Second); err != nil {
+	if err := a.leave(5*time.Second, func() {}); err != nil {
 		t.Errorf("the second leave: %v", err)
 	}
 	a.setState(stateActive)
@@ -221,7 +221,7 @@ func TestLeaveIsSeen(t *testing.T) {
 
 func TestLeaveAloneReturns(t *testing.T) {
 	g := startGossip(t, newGossipConfig("a"))
-	if err := g.leave(0); err != nil {
+	if err := g.leave(0, func() {}); err != nil {
 		t.Error(err)
 	}
 }
@@ -315,14 +315,14 @@ func TestStopIsFinal(t *testing.T) {
 	if n, err := a.join([]string{b.addr}); n != 0 || !errors.Is(err, errGossipStopped) {
 		t.Errorf("join after stop = %d, %v, want 0, %v", n, err, errGossipStopped)
 	}
-	if err := a.leave(time.Second); !errors.Is(err, errGossipStopped) {
+	if err := a.leave(time.Second, func() {}); !errors.Is(err, errGossipStopped) {
 		t.Errorf("leave after stop = %v, want %v", err, errGossipStopped)
 	}
 	a.health()
 	var calls sync.WaitGroup // everything at once, while it stops
 	for range 4 {
 		calls.Go(b.stop)
-		calls.Go(func() { _ = b.leave(time.Second) })
+		calls.Go(func() { _ = b.leave(time.Second, func() {}) })
 		calls.Go(func() { _, _ = b.join([]string{a.addr}) })
 		calls.Go(func() { b.setState(stateActive); b.members(); b.addrs(); b.health() })
 	}

@@ -47,8 +47,9 @@ func TestStrangerAtAPeersAddressHearsNeitherKeysNorValues(t *testing.T) {
 					if v, err := from.cache.Get(t.Context(), key); err != nil || v != "value "+victim+" "+key {
 						t.Errorf("Get(%s) = %q, %v", key, v, err)
 					}
-					_ = from.cache.Set(t.Context(), key, large, time.Minute) // that it is not confirmed is right
-					_ = from.cache.Remove(t.Context(), key)
+					// That they are not confirmed is right.
+					_ = from.cache.Set(shortly(t), key, large, time.Minute)
+					_ = from.cache.Remove(shortly(t), key)
 				}
 				if s := to.cache.Stats(); (s.Served > 0) != c.heard {
 					t.Errorf("%d answers to the other, want some: %t", s.Served, c.heard)
@@ -64,6 +65,14 @@ func TestStrangerAtAPeersAddressHearsNeitherKeysNorValues(t *testing.T) {
 	}
 }
 
+// shortly returns a context that ends when a peer that is there has answered.
+func shortly(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 func TestRedirectOfAPeerIsNotFollowed(t *testing.T) {
 	var elsewhere atomic.Int32
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
@@ -77,8 +86,8 @@ func TestRedirectOfAPeerIsNotFollowed(t *testing.T) {
 			http.Redirect(w, r, other.URL+r.URL.Path, status)
 		})
 		wantValue(t, cache, key)
-		_ = cache.Set(t.Context(), key, "v", 0)
-		_ = cache.Remove(t.Context(), key)
+		_ = cache.Set(shortly(t), key, "v", 0)
+		_ = cache.Remove(shortly(t), key)
 		if asked.Load() < 3 {
 			t.Errorf("%d: the peer was asked %d times: the test shows nothing", status, asked.Load())
 		}
