@@ -79,6 +79,16 @@ type audience struct {
 	hash  uint64   // of the URLs of all processes, this one's too
 }
 
+// with adds others to an audience, which may not be in it any more.
+func (a audience) with(others []string) audience {
+	for _, peer := range others {
+		if !slices.Contains(a.peers, peer) {
+			a.peers = append(a.peers[:len(a.peers):len(a.peers)], peer)
+		}
+	}
+	return a
+}
+
 // call sends a peer a request and returns its answer.
 func (c *coherence) call(peer string, req *wire.Request, timeout time.Duration) (*wire.Response, error) {
 	ctx, cancel := context.WithTimeoutCause(c.net.lifetime(), timeout, errSilent)

@@ -95,11 +95,13 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 	}
 	result := make(chan error, 1)
 	placing := e.node.background(func() {
-		removals := e.place(c, r, first, it, ttl)
+		removals, tried := e.place(c, r, first, it, ttl)
 		for _, r := range removals {
 			c.ledger.apply(r) // not before: the owner must not hear of it in another way than by the Set
 		}
-		result <- c.publish(e.node.lifetime(), known, removals, until)
+		// Who was given the value may get it late, and must know of the id that covers it, also
+		// if only the ring knew of it.
+		result <- c.publish(e.node.lifetime(), known.with(tried), removals, until)
 	})
 	if !placing { // the node has left meanwhile, and with it who would miss the id
 		e.store.set(key, e.toKeep(it, ttl))
@@ -129,19 +131,20 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 }
 
 // place gives a value to the first owner of the key that takes it, and returns the
-// removals that all are to be told of then: next, and more where it is not the first that
-// takes it. Each attempt has an id of its own, which covers those of the attempts before
+// removals that all are to be told of then, next, and more where it is not the first that
+// takes it, and the peers that were tried. Each attempt has an id of its own, which covers those of the attempts before
 // wherever these may still arrive; after the last has failed another one makes a Remove of
 // all of them.
-func (e *engine) place(c *coherence, r *ring, next *removal, it item, ttl time.Duration) (removals []*removal) {
+func (e *engine) place(c *coherence, r *ring, next *removal, it item, ttl time.Duration) (removals []*removal, tried []string) {
 	key := next.keys[0]
 	for _, owner := range r.owners(e.hash(key), maxAttempts) {
 		removals = append(removals, next)
 		if owner == r.url {
 			e.store.put(key, next.id, e.toKeep(it, ttl))
 			e.replicate(key)
-			return removals
+			return removals, tried
 		}
+		tried = append(tried, owner)
 		_, err := c.call(owner, &wire.Request{Cache: e.name, Op: &wire.Request_Set{Set: &wire.Set{
 			Boot:  next.boot,
 			Seq:   next.seq,
@@ -150,11 +153,11 @@ func (e *engine) place(c *coherence, r *ring, next *removal, it item, ttl time.D
 			TtlMs: uint64(max(e.capped(ttl)/time.Millisecond, 1)),
 		}}}, placeTimeout+time.Duration(len(it.bytes))*time.Second/slowestLink)
 		if err == nil {
-			return removals
+			return removals, tried
 		}
 		next = c.ledger.draw(e.name, next.keys)
 	}
-	return append(removals, next)
+	return append(removals, next), tried
 }
 
 // placeTimeout bounds one attempt to give an owner a value, beside the time that its bytes

@@ -62,6 +62,8 @@ type ledger struct {
 	born  int64
 	cache func(name string) *engine // nil if there is none of that name
 
+	mostRecords int // maxRecords, but in tests
+
 	agedVersion            atomic.Uint64 // changes whenever what aged returns does
 	pulled, passed, clears atomic.Int64  // invalidations that were missed: got later, never, and for which all was dropped
 
@@ -77,7 +79,7 @@ type ledger struct {
 }
 
 func newLedger(boot uint64, cache func(string) *engine) *ledger {
-	return &ledger{boot: boot, born: now(), cache: cache, boots: make(map[uint64]*progress)}
+	return &ledger{boot: boot, born: now(), cache: cache, mostRecords: maxRecords, boots: make(map[uint64]*progress)}
 }
 
 // progressLocked returns what is known of a process's invalidations.
@@ -214,7 +216,7 @@ func (l *ledger) logLocked(r *removal) {
 	p.records[r.seq] = r
 	l.log = append(l.log, r)
 	l.bytes += r.size()
-	for len(l.log)-l.gone > maxRecords || l.bytes > maxLogBytes {
+	for len(l.log)-l.gone > l.mostRecords || l.bytes > maxLogBytes {
 		old := l.log[l.gone]
 		l.log[l.gone] = nil
 		l.gone++
@@ -224,7 +226,7 @@ func (l *ledger) logLocked(r *removal) {
 			p.evicted = max(p.evicted, old.seq)
 		}
 	}
-	if l.gone > maxRecords {
+	if l.gone > l.mostRecords {
 		l.log = append(l.log[:0:0], l.log[l.gone:]...)
 		l.gone = 0
 	}

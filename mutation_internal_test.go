@@ -1,0 +1,92 @@
+package peercache
+
+import (
+	"testing"
+	"time"
+)
+
+// Each part of the algorithm is switched off in turn: the schedules must notice.
+
+// A fault is a part that is switched off.
+type fault int
+
+const (
+	sound fault = iota
+	keepsFlights
+	sendsNoNeeds
+	keepsOneID
+	sendsNoAged
+	toldOnce
+	syncsNothing
+	hashesAlike
+	keepsAll
+	unfenced
+	bornNow
+)
+
+// harm does to the processes, between two steps, what a fault consists of.
+func (s *simulation) harm() {
+	switch s.fault {
+	case keepsFlights:
+		s.eachShard(func(p *process, sh *shard, key string) {
+			for kind := range sh.flights {
+				if f := sh.flights[kind][key]; f != nil {
+					s.held[f] = p
+				}
+			}
+		})
+		for f, p := range s.held {
+			f.shard.mu.Lock()
+			if f.detached && !f.ended && !p.dead.Load() && f.shard.flights[f.kind][f.key] == nil {
+				f.detached = false
+				f.shard.flights[f.kind][f.key] = f
+			}
+			f.shard.mu.Unlock()
+		}
+	case keepsOneID:
+		s.eachShard(func(_ *process, sh *shard, key string) {
+			if r, ok := sh.memory.ids[key]; ok {
+				r.ids = r.ids[len(r.ids)-1:]
+				sh.memory.ids[key] = r
+			}
+		})
+	}
+}
+
+func (s *simulation) eachShard(f func(p *process, sh *shard, key string)) {
+	for _, p := range s.processes {
+		for _, key := range scheduleKeys {
+			sh := p.engine.store.shard(key)
+			sh.mu.Lock()
+			f(p, sh, key)
+			sh.mu.Unlock()
+		}
+	}
+}
+
+func TestMutationOfEachPartIsNoticed(t *testing.T) {
+	for name, broken := range map[string]fault{
+		"flights stay attached":                   keepsFlights,
+		"a fetch does not say what it needs":      sendsNoNeeds,
+		"only the last id of a key is remembered": keepsOneID,
+		"a peer does not say that it is behind":   sendsNoAged,
+		"a lost message is not repeated":          toldOnce,
+		"what was missed is not asked for":        syncsNothing,
+		"whom others know is not told":            hashesAlike,
+		"what nobody can tell is not dropped for": keepsAll,
+		"a pause is not noticed":                  unfenced,
+		"a value's birth ids are not looked at":   bornNow,
+	} {
+		t.Run(name, func(t *testing.T) {
+			ran, last, _ := runSchedules(t, 1, mutationSchedules, time.Minute, broken)
+			if len(last.problems) == 0 {
+				t.Fatalf("%d schedules have noticed nothing", ran)
+			}
+			t.Logf("noticed by schedule %d: %s", ran, last.problems[0])
+		})
+	}
+}
+
+// mutationSchedules is how many may go by before a fault is noticed: some ten times what
+// the least noticeable takes.
+const mutationSchedules = 20_000

@@ -1,0 +1,157 @@
+package peercache
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Schedules that random ones have found, step by step.
+
+// directed runs steps on n processes that agree on their ring. The key is one that
+// process 1 owns.
+func directed(t *testing.T, n int, steps func(t *testing.T, s *schedule, key string)) {
+	t.Helper()
+	slotTables()
+	synctest.Test(t, func(t *testing.T) {
+		s := &schedule{simulation: newSimulation(1, sound), origin: make(map[string]int)}
+		s.populate(n)
+		for _, p := range s.processes {
+			p.see(only(1))
+		}
+		s.keys = scheduleKeys[:1]
+		defer s.stop()
+		steps(t, s, s.keys[0])
+		for _, problem := range s.problems {
+			t.Error(problem)
+		}
+		if t.Failed() {
+			t.Logf("the history:\n%s", s)
+		}
+	})
+}
+
+// deliver delivers the first message of a kind that is on its way to a process.
+func (s *schedule) deliver(t *testing.T, kind string, to int) {
+	t.Helper()
+	s.settle()
+	i := slices.IndexFunc(s.bag, func(m *message) bool { return m.kind == kind && m.to == to })
+	if i < 0 {
+		t.Fatalf("no %s is on its way to %d", kind, to)
+	}
+	m := s.bag[i]
+	s.bag = slices.Delete(s.bag, i, i+1)
+	s.note("%s from %d to %d: delivered", m.kind, m.from.slot, m.to)
+	s.pass(m)
+	s.settle()
+}
+
+// A Set waits for its owner. Who is declared dead meanwhile keeps what it holds, may be
+// asked by others that know it, and so has to be named.
+func TestSetNamesWhoWasDeclaredDeadMeanwhile(t *testing.T) {
+	directed(t, 3, func(t *testing.T, s *schedule, key string) {
+		s.get(s.processes[2], key)
+		s.deliver(t, "get", 1)
+		s.load()
+		s.load()
+		s.deliver(t, "answer", 2)
+
+		s.invalidate(s.processes[0], "Set", []string{key})
+		s.settle()
+		s.processes[2].side = 1
+		s.gossip(s.processes[0], s.processes[2])
+		s.gossip(s.processes[1], s.processes[2])
+		s.deliver(t, "set", 1)
+		s.deliver(t, "set answered", 0)
+		s.deliver(t, "invalidate", 1)
+		s.deliver(t, "invalidate answered", 0)
+		if op := s.ops[0]; op.covers != 0 || s.calls != 1 {
+			t.Errorf("Set has returned, and process 2 does not know of it")
+		}
+		s.processes[2].side = 0
+		s.deliverAll()
+		if op := s.ops[0]; !op.covers.has(2) {
+			t.Errorf("Set covers the processes %03b when all have confirmed, want 111", op.covers)
+		}
+		s.get(s.processes[2], key)
+		s.settle()
+		s.deliverAll()
+	})
+}
+
+// Process 2 asks for a key, and is stopped. It is declared dead, and the key removed. When
+// it goes on the answer from before the removal is still on its way: a Get that begins then
+// must not wait for it.
+func TestGetJoinsNoFlightFromBeforeAPause(t *testing.T) {
+	directed(t, 3, func(t *testing.T, s *schedule, key string) {
+		s.get(s.processes[2], key)
+		s.deliver(t, "get", 1)
+		s.load()
+		s.load()
+		s.processes[2].paused = true
+		s.gossip(s.processes[0], s.processes[2])
+		s.gossip(s.processes[1], s.processes[2])
+		s.invalidate(s.processes[0], "Remove", []string{key})
+		s.deliver(t, "invalidate", 1)
+		s.deliver(t, "invalidate answered", 0)
+		if s.ops[0].done != s.clock {
+			t.Fatal("Remove has not returned nil")
+		}
+		s.resume(s.processes[2])
+		s.get(s.processes[2], key)
+		s.settle()
+		s.wait(fencePatience)
+		s.deliver(t, "answer", 2)
+		s.flow(time.Second)
+		if s.gets != 0 {
+			t.Errorf("%d Gets wait still", s.gets)
+		}
+	})
+}
+
+// Process 2 does not know of 0, the others do. The first of them confirms, and loses 0 from
+// sight then.
+func TestRemoveTellsWhomAnyConfirmerKnows(t *testing.T) {
+	directed(t, 4, func(t *testing.T, s *schedule, key string) {
+		zero, one, two := s.processes[0], s.processes[1], s.processes[2]
+		s.get(zero, key)
+		s.settle()
+		s.deliverAll()
+
+		s.changeView(two, two.known()&^only(0))
+		s.invalidate(two, "Remove", []string{key})
+		s.deliver(t, "invalidate", 1)
+		s.deliver(t, "invalidate answered", 2)
+		s.changeView(one, one.known()&^only(0))
+		s.deliver(t, "invalidate", 3)
+		s.deliver(t, "invalidate answered", 2)
+		s.deliver(t, "invalidate", 0)
+		s.deliver(t, "invalidate answered", 2)
+		s.deliverAll()
+		if op := s.ops[0]; op.covers != s.everybody() {
+			t.Errorf("Remove covers the processes %04b, want 1111", op.covers)
+		}
+		s.get(zero, key)
+		s.settle()
+		s.deliverAll()
+	})
+}
+
+// Process 0 gives a Set's value to an owner that it does not know any more, by a ring that
+// is older. The owner may get it at any time, so that it has to be told of the Set as well.
+func TestSetNamesTheOwnerThatItTried(t *testing.T) {
+	directed(t, 3, func(t *testing.T, s *schedule, key string) {
+		zero := s.processes[0]
+		s.changeView(zero, only(0))
+		s.invalidate(zero, "Set", []string{key})
+		s.settle()
+		s.wait(confirmTimeout)
+		s.wait(confirmTimeout)
+		s.settle()
+		if op := s.ops[0]; op.done == s.clock {
+			t.Error("Set returned nil, and the owner, which may get the value still, does not know of it")
+		}
+		s.deliverAll()
+	})
+}
