@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -51,11 +52,9 @@ func byPopularity(keys []string, seed uint64) []string {
 	return keys
 }
 
-// run drives one phase for a while, or until ctx ends. When it returns all its
-// requests have been answered.
-func (d *driver) run(ctx context.Context, p phase, during time.Duration) {
-	d.tally.enter(p)
-	over := time.Now().Add(during)
+// run drives one phase until over is closed or ctx ends. When it returns all
+// its requests have been answered.
+func (d *driver) run(ctx context.Context, p phase, over <-chan struct{}) {
 	var wg sync.WaitGroup
 	for i := range d.inFlight {
 		// One generator for each worker and phase: they do not depend on how
@@ -63,8 +62,13 @@ func (d *driver) run(ctx context.Context, p phase, during time.Duration) {
 		rng := rand.New(rand.NewPCG(d.seed, uint64(p)<<32|uint64(i+1)))
 		next := rand.NewZipf(rng, d.zipf, 1, uint64(len(d.keys)-1))
 		wg.Go(func() {
-			for time.Now().Before(over) && ctx.Err() == nil {
-				d.ask(ctx, rng, d.keys[next.Uint64()])
+			for ctx.Err() == nil {
+				select {
+				case <-over:
+					return
+				default:
+					d.ask(ctx, rng, d.keys[next.Uint64()])
+				}
 			}
 		})
 	}
@@ -84,10 +88,10 @@ func (d *driver) ask(ctx context.Context, rng *rand.Rand, key string) {
 			d.tally.failed(key, errNoNode, time.Since(began), retries)
 			return
 		}
-		text, owner, err := d.get(ctx, p, key)
+		text, err := d.get(ctx, p, key)
 		switch {
 		case err == nil:
-			d.tally.answered(key, text, owner, time.Since(began), retries)
+			d.tally.answered(key, text, time.Since(began), retries)
 			return
 		case ctx.Err() != nil:
 			return // the run was interrupted
@@ -98,44 +102,44 @@ func (d *driver) ask(ctx context.Context, rng *rand.Rand, key string) {
 	}
 }
 
-// get sends one request to one node.
-func (d *driver) get(ctx context.Context, p *process, key string) (text, owner string, err error) {
+// get asks one node for the text of a key.
+func (d *driver) get(ctx context.Context, p *process, key string) (string, error) {
 	p.inFlight.Add(1)
 	defer p.inFlight.Add(-1)
-	body, header, err := d.fetch(ctx, p, "/doc/"+key)
-	return string(body), header.Get(ownerHeader), err
+	text, err := d.fetch(ctx, p, http.MethodGet, "/doc/"+key, nil)
+	return string(text), err
 }
 
-// fetch gets a path from a node. Any answer but 200 is an error.
-func (d *driver) fetch(ctx context.Context, p *process, path string) ([]byte, http.Header, error) {
+// fetch sends one request to a node. Any answer but 200 is an error.
+func (d *driver) fetch(ctx context.Context, p *process, method, path string, body []byte) ([]byte, error) {
 	u, err := url.Parse(p.snapshot().url)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	u.Path = path
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	res, err := d.client.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
+	answer, err := io.ReadAll(res.Body)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if res.StatusCode != http.StatusOK {
-		return nil, nil, fmt.Errorf("node %d: %s: %.200s", p.id, res.Status, body)
+		return nil, fmt.Errorf("node %d: %s: %.200s", p.id, res.Status, answer)
 	}
-	return body, res.Header, nil
+	return answer, nil
 }
 
 // status asks a node for its counters and keeps them for the display.
 func (d *driver) status(ctx context.Context, p *process) (status, error) {
 	var st status
-	body, _, err := d.fetch(ctx, p, "/stats")
+	body, err := d.fetch(ctx, p, http.MethodGet, "/stats", nil)
 	if err != nil {
 		return st, err
 	}
@@ -191,6 +195,40 @@ func (d *driver) agree(ctx context.Context, during time.Duration) bool {
 	})
 }
 
+// owners returns which life owns each key that was asked for. The nodes have
+// to agree on that.
+func (d *driver) owners(ctx context.Context) (map[string]int, error) {
+	procs := d.cluster.live()
+	if len(procs) == 0 {
+		return nil, errNoNode
+	}
+	lives := make(map[string]int, len(procs))
+	for _, p := range procs {
+		lives[p.snapshot().url] = p.life
+	}
+	keys := d.tally.asked()
+	list, err := json.Marshal(keys)
+	if err != nil {
+		return nil, err
+	}
+	body, err := d.fetch(ctx, procs[0], http.MethodPost, "/owners", list)
+	if err != nil {
+		return nil, err
+	}
+	var urls []string
+	if err := json.Unmarshal(body, &urls); err != nil {
+		return nil, fmt.Errorf("node %d: owners: %w", procs[0].id, err)
+	}
+	if len(urls) != len(keys) {
+		return nil, fmt.Errorf("node %d: owners of %d keys, want %d", procs[0].id, len(urls), len(keys))
+	}
+	owners := make(map[string]int, len(keys))
+	for i, key := range keys {
+		owners[key] = lives[urls[i]]
+	}
+	return owners, nil
+}
+
 // settle waits until as many load events have arrived from each live node as
 // that node counts loads, so that all of them belong to the phase that has just
 // ended. It returns an error that names the nodes where the two differ for
@@ -207,12 +245,17 @@ func (d *driver) settle(ctx context.Context) error {
 				continue
 			}
 			if n := p.snapshot().loads; n != st.Cache.Loads {
-				errs = append(errs, fmt.Errorf("node %d counts %d loads, its loader ran %d times", p.id, st.Cache.Loads, n))
+				errs = append(errs, miscounted(p.id, st.Cache.Loads, n))
 			}
 		}
 		return len(errs) == 0
 	})
 	return errors.Join(errs...)
+}
+
+// miscounted is the error that the counters of a node are wrong.
+func miscounted(id int, counted, ran int64) error {
+	return fmt.Errorf("node %d counts %d loads, its loader ran %d times", id, counted, ran)
 }
 
 // killBusy kills p while requests to it are in flight, if any are within a

@@ -13,6 +13,7 @@ import (
 type config struct {
 	nodes    int
 	duration time.Duration
+	replicas int
 	inFlight int
 	parallel int
 	zipf     float64
@@ -32,8 +33,9 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 	flags := flag.NewFlagSet("cluster", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // a mistake needs a line, not the whole usage
 	flags.IntVar(&c.nodes, "nodes", 5, "start this `number` of processes, 3 to 16")
-	flags.DurationVar(&c.duration, "duration", 24*time.Second,
-		"drive load for this `time`, 6s to 1h: the kill comes after half of it,\nthe new process after three quarters")
+	flags.DurationVar(&c.duration, "duration", 48*time.Second,
+		"drive load for about this `time`, 8s to 1h: a quarter before the restarts, half\nfor them (but 3s each at least), the rest for the kill and the join")
+	flags.IntVar(&c.replicas, "replicas", 0, "keep each text on this `number` of other nodes too, 0 to 2")
 	flags.IntVar(&c.inFlight, "inflight", 4, "keep this `number` of requests in flight in all, 1 to 64")
 	flags.IntVar(&c.parallel, "parallel", 1, "let each process parse this `number` of packages at once, 1 to 16")
 	flags.Float64Var(&c.zipf, "zipf", 1.1, "distribute the keys by Zipf with this `exponent`, above 1, up to 4")
@@ -47,7 +49,8 @@ func parseFlags(args []string, out io.Writer) (config, error) {
 		fmt.Fprint(out, `Usage: go run ./examples/cluster [flags]
 
 Starts real processes that share one cache of the Go documentation, drives load,
-kills one of them half way, starts a new one, and checks what peercache promises.
+restarts them one after the other, kills one, starts a new one, and checks what
+peercache promises.
 The exit status is 0 only if every promise held.
 
 `)
@@ -72,9 +75,11 @@ func (c *config) check(args []string) error {
 		return fmt.Errorf("unexpected argument %q", args[0])
 	case c.nodes < 3 || c.nodes > 16:
 		return fmt.Errorf("-nodes is %d, want 3 to 16", c.nodes)
-	case c.duration < 6*time.Second || c.duration > time.Hour:
-		// Below six seconds the nodes have no time to notice the death.
-		return fmt.Errorf("-duration is %v, want 6s to 1h", c.duration)
+	case c.duration < 8*time.Second || c.duration > time.Hour:
+		// Below eight seconds the join is over before its node has anything.
+		return fmt.Errorf("-duration is %v, want 8s to 1h", c.duration)
+	case c.replicas < 0 || c.replicas > 2:
+		return fmt.Errorf("-replicas is %d, want 0 to 2", c.replicas)
 	case c.inFlight < 1 || c.inFlight > 64:
 		return fmt.Errorf("-inflight is %d, want 1 to 64", c.inFlight)
 	case c.parallel < 1 || c.parallel > 16:

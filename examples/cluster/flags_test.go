@@ -16,7 +16,7 @@ func TestNoFlagsMeanTheDefaults(t *testing.T) {
 	if err != nil || out.Len() > 0 {
 		t.Fatalf("parseFlags() = %v, %s", err, out.String())
 	}
-	want := config{nodes: 5, duration: 24 * time.Second, inFlight: 4, parallel: 1, zipf: 1.1, seed: 1}
+	want := config{nodes: 5, duration: 48 * time.Second, inFlight: 4, parallel: 1, zipf: 1.1, seed: 1}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(config{})); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
@@ -27,8 +27,10 @@ func TestBadFlagIsExplainedInOneLine(t *testing.T) {
 		"-nodes 2":      "-nodes is 2, want 3 to 16",
 		"-nodes 17":     "-nodes is 17, want 3 to 16",
 		"-nodes five":   `invalid value "five" for flag -nodes`,
-		"-duration 5s":  "-duration is 5s, want 6s to 1h",
-		"-duration 2h":  "-duration is 2h0m0s, want 6s to 1h",
+		"-duration 7s":  "-duration is 7s, want 8s to 1h",
+		"-duration 2h":  "-duration is 2h0m0s, want 8s to 1h",
+		"-replicas 3":   "-replicas is 3, want 0 to 2",
+		"-replicas -1":  "-replicas is -1, want 0 to 2",
 		"-duration 24":  `invalid value "24" for flag -duration`,
 		"-inflight 0":   "-inflight is 0, want 1 to 64",
 		"-inflight 65":  "-inflight is 65, want 1 to 64",
@@ -56,7 +58,7 @@ func TestHelpExplainsEveryFlag(t *testing.T) {
 	if _, err := parseFlags([]string{"-h"}, &out); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("parseFlags(-h) = %v, want flag.ErrHelp", err)
 	}
-	for _, name := range []string{"nodes", "duration", "inflight", "parallel", "zipf", "seed", "goroot", "serve", "v"} {
+	for _, name := range []string{"nodes", "duration", "replicas", "inflight", "parallel", "zipf", "seed", "goroot", "serve", "v"} {
 		if !strings.Contains(out.String(), "\n  -"+name) {
 			t.Errorf("-h does not explain -%s:\n%s", name, out.String())
 		}

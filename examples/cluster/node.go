@@ -34,10 +34,11 @@ const (
 	docsTTL   = time.Hour
 	docsBytes = 256 << 20
 
-	// leaveTimeout is how long a node that ends has for its farewell. It
-	// includes the two seconds for which a node goes on serving peers that have
-	// not heard of it yet. closeTimeout is how long people have for theirs.
-	leaveTimeout = 4 * time.Second
+	// leaveTimeout is how long a node that ends has for its farewell: to hand
+	// over what it holds, and for the two seconds for which it goes on serving
+	// peers that have not heard of it yet. closeTimeout is how long the requests
+	// of people have that are still being answered.
+	leaveTimeout = 8 * time.Second
 	closeTimeout = time.Second
 
 	// ownerHeader names, in every answer, the node that owns the key.
@@ -48,16 +49,18 @@ const (
 // output. A line that has been written survives a kill -9 of its writer, so the
 // driver knows of every load that ever began.
 type event struct {
-	Kind   string `json:"kind"`             // one of the kinds below
-	URL    string `json:"url,omitempty"`    // kindUp: where the node serves
-	Gossip string `json:"gossip,omitempty"` // kindUp: what others pass to Join
-	Key    string `json:"key,omitempty"`    // kindLoad: what is being loaded
+	Kind   string           `json:"kind"`             // one of the kinds below
+	URL    string           `json:"url,omitempty"`    // kindUp: where the node serves
+	Gossip string           `json:"gossip,omitempty"` // kindUp: what others pass to Join
+	Key    string           `json:"key,omitempty"`    // kindLoad: what is being loaded
+	Stats  *peercache.Stats `json:"stats,omitempty"`  // kindLeft: all that the node has counted
 }
 
 const (
 	kindUp    = "up"    // serving and gossiping
 	kindReady = "ready" // active in the ring
 	kindLoad  = "load"  // the loader has been called
+	kindLeft  = "left"  // said goodbye; the process ends
 )
 
 // status is what a node answers at /stats.
@@ -68,28 +71,54 @@ type status struct {
 	Node  peercache.NodeStats `json:"node"`
 }
 
+// nodeConfig is what the driver tells a node on its command line.
+type nodeConfig struct {
+	addr     string   // host:port to serve on
+	gossip   string   // host:port to gossip on
+	seeds    []string // gossip addresses of other nodes
+	replicas int
+	goroot   string
+	parallel int
+	verbose  bool
+}
+
+func parseNodeFlags(args []string) (nodeConfig, error) {
+	var c nodeConfig
+	flags := flag.NewFlagSet(nodeCommand, flag.ContinueOnError)
+	flags.StringVar(&c.addr, "addr", anyPort, "")
+	flags.StringVar(&c.gossip, "gossip", anyPort, "")
+	flags.Func("seeds", "", func(list string) error {
+		c.seeds = strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
+		return nil
+	})
+	flags.IntVar(&c.replicas, "replicas", 0, "")
+	flags.StringVar(&c.goroot, "goroot", "", "")
+	flags.IntVar(&c.parallel, "parallel", 1, "")
+	flags.BoolVar(&c.verbose, "v", false, "")
+	return c, flags.Parse(args)
+}
+
+// anyPort is the address of a node that starts for the first time.
+const anyPort = "127.0.0.1:0"
+
 // A server is one node: the cache, its place in the cluster, and what it serves
 // to people.
 type server struct {
 	node *peercache.Node
 	docs *peercache.Cache[string]
+	web  *http.Server
 
 	mu     sync.Mutex // guards the field below
 	events *json.Encoder
 }
 
-// runNode is the life of a node process. It ends when the process gets SIGTERM
+// runNode is the life of a node process. It ends when the process gets SIGTERM,
 // or when stdin closes, which happens even if the driver is killed.
 func runNode(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	flags := flag.NewFlagSet(nodeCommand, flag.ContinueOnError)
-	goroot := flags.String("goroot", "", "")
-	seeds := flags.String("seeds", "", "")
-	parallel := flags.Int("parallel", 0, "")
-	verbose := flags.Bool("v", false, "")
-	if err := flags.Parse(args); err != nil {
+	c, err := parseNodeFlags(args)
+	if err != nil {
 		return err
 	}
-
 	// Ctrl-C reaches every process of the terminal. The driver decides.
 	signal.Ignore(os.Interrupt)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -103,40 +132,54 @@ func runNode(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	// take turns.
 	runtime.GOMAXPROCS(min(2, runtime.GOMAXPROCS(0)))
 
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", c.addr)
 	if err != nil {
 		return err
 	}
+	s, err := newServer("http://"+ln.Addr().String(), c, stdout, stderr)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, ln, c.seeds)
+}
+
+func newServer(url string, c nodeConfig, stdout, stderr io.Writer) (*server, error) {
 	level := slog.LevelInfo
-	if *verbose {
+	if c.verbose {
 		level = slog.LevelDebug
 	}
-	node, err := peercache.NewNode("http://"+ln.Addr().String(), &peercache.NodeOptions{
-		Gossip: "127.0.0.1:0",
+	node, err := peercache.NewNode(url, &peercache.NodeOptions{
+		Gossip: c.gossip,
 		Logger: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s := &server{node: node, events: json.NewEncoder(stdout)}
-	s.docs = peercache.New("docs", peercache.TTL(docsTTL, s.loader(library{*goroot}, *parallel)), &peercache.Options{
+	s.docs = peercache.New("docs", peercache.TTL(docsTTL, s.loader(library{c.goroot}, c.parallel)), &peercache.Options{
 		Node:     node,
 		MaxBytes: docsBytes,
 		MaxTTL:   docsTTL,
+		Replicas: c.replicas,
 	})
+	s.web = &http.Server{Handler: s.routes(), ReadHeaderTimeout: 5 * time.Second}
+	return s, nil
+}
 
-	web := &http.Server{Handler: s.routes(), ReadHeaderTimeout: 5 * time.Second}
+// run serves until ctx ends: first the server, then the cluster; and the other
+// way round at the end.
+func (s *server) run(ctx context.Context, ln net.Listener, seeds []string) error {
 	served := make(chan error, 1)
-	go func() { served <- web.Serve(ln) }()
+	go func() { served <- s.web.Serve(ln) }() // before Join: peers ask as soon as they know
 
-	if err := node.Join(ctx, strings.FieldsFunc(*seeds, func(r rune) bool { return r == ',' })...); err != nil {
+	if err := s.node.Join(ctx, seeds...); err != nil {
 		return err
 	}
-	if err := s.tell(event{Kind: kindUp, URL: node.Self().URL, Gossip: node.GossipAddr()}); err != nil {
+	if err := s.tell(event{Kind: kindUp, URL: s.node.Self().URL, Gossip: s.node.GossipAddr()}); err != nil {
 		return err
 	}
 	select {
-	case <-node.Ready():
+	case <-s.node.Ready():
 		if err := s.tell(event{Kind: kindReady}); err != nil {
 			return err
 		}
@@ -148,19 +191,32 @@ func runNode(args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 		return err
 	case <-ctx.Done():
 	}
-	ctx = context.WithoutCancel(ctx)
+	return s.shutdown(context.WithoutCancel(ctx))
+}
+
+// shutdown ends what run began, in the order that costs nobody anything: Leave
+// hands what this node holds to those who own it from now on, while the web
+// server goes on answering; only then does that stop. ctx is not the one that
+// SIGTERM has ended, for with that both would give up at once.
+func (s *server) shutdown(ctx context.Context) error {
 	leaving, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
-	err = node.Leave(leaving)
+	err := s.node.Leave(leaving)
+
 	closing, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
-	err = errors.Join(err, web.Shutdown(closing))
+	err = errors.Join(err, s.web.Shutdown(closing))
 	if errors.Is(err, context.DeadlineExceeded) {
-		// Nobody was left to listen, as when the whole cluster ends at once, or
-		// a browser keeps its connection. Both have had their time.
-		return web.Close()
+		// A browser that keeps its connection, or a loader that hangs. They have
+		// had their time.
+		return errors.Join(s.web.Close(), s.tellLeft())
 	}
-	return err
+	return errors.Join(err, s.tellLeft())
+}
+
+// tellLeft is the last word of a node.
+func (s *server) tellLeft() error {
+	return s.tell(event{Kind: kindLeft, Stats: new(s.docs.Stats())})
 }
 
 // loader returns what the cache calls on a miss, at most parallel at once: the
@@ -192,6 +248,7 @@ func (s *server) routes() http.Handler {
 	mux.Handle(s.node.Handler())
 	mux.HandleFunc("GET /doc/{key...}", s.doc)
 	mux.HandleFunc("GET /stats", s.stats)
+	mux.HandleFunc("POST /owners", s.owners)
 	mux.HandleFunc("GET /{$}", s.index)
 	return mux
 }
@@ -226,6 +283,21 @@ func (s *server) stats(w http.ResponseWriter, _ *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(st) // fails only if the client has gone
+}
+
+// owners answers with the URL of the owner of each key of a list, both as JSON.
+func (s *server) owners(w http.ResponseWriter, r *http.Request) {
+	var keys []string
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<20)).Decode(&keys); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	owners := make([]string, len(keys))
+	for i, key := range keys {
+		owners[i] = s.docs.Owner(key)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(owners) // fails only if the client has gone
 }
 
 // index says what there is to ask for.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/peercache/peercache"
@@ -28,17 +28,20 @@ const (
 	starting state = iota // running, not yet serving
 	joining               // serving, not yet active in the ring
 	live                  // active in the ring; gets requests
-	killed                // by the driver, on purpose
-	ended                 // by itself; on purpose only at the end of the run
+	leaving               // told to end, as the load balancer knows by now; gets no new requests
+	killed                // by the driver with SIGKILL
+	ended                 // said goodbye, or failed
 )
 
 func (s state) String() string {
-	return [...]string{"starting", "joining", "live", "killed", "ended"}[s]
+	return [...]string{"starting", "joining", "live", "leaving", "killed", "ended"}[s]
 }
 
-// A process is one node as its driver sees it, from outside.
+// A process is one life of a node as its driver sees it, from outside. A node
+// that is restarted keeps its id and its addresses, and begins another life.
 type process struct {
-	id    int // 1, 2, 3 …, in the order of their starts
+	id    int // of the node: 1, 2, 3 …, in the order of their first starts
+	life  int // likewise, of all starts
 	cmd   *exec.Cmd
 	stdin io.Closer     // closing it ends the process gracefully
 	ready chan struct{} // closed once the node is active in the ring
@@ -54,6 +57,7 @@ type process struct {
 		gossip string
 		loads  int64 // load events
 		stats  peercache.Stats
+		left   bool  // stats are the last ones, from its goodbye
 		err    error // how the process ended
 	}
 }
@@ -61,6 +65,7 @@ type process struct {
 // A snapshot is what may change about a process, at one moment.
 type snapshot struct {
 	id    int
+	life  int
 	state state
 	url   string
 	loads int64
@@ -70,7 +75,7 @@ type snapshot struct {
 func (p *process) snapshot() snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return snapshot{id: p.id, state: p.mu.state, url: p.mu.url, loads: p.mu.loads, stats: p.mu.stats}
+	return snapshot{id: p.id, life: p.life, state: p.mu.state, url: p.mu.url, loads: p.mu.loads, stats: p.mu.stats}
 }
 
 // kill is kill -9. Requests that fail at p afterwards are not failures: no
@@ -82,14 +87,33 @@ func (p *process) kill() error {
 	return p.cmd.Process.Kill()
 }
 
-// A cluster is all node processes ever started. It is safe for concurrent use.
+// terminate asks p to end, as an orchestrator does. Requests that fail at p
+// afterwards are failures: a node that leaves goes on answering.
+func (p *process) terminate() error {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return p.stdin.Close() // it is Windows, which has no such signal, or has just ended
+	}
+	return nil
+}
+
+// retire has p get no new requests, if it is alive.
+func (p *process) retire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.state == live {
+		p.mu.state = leaving
+	}
+}
+
+// A cluster is all nodes ever started. It is safe for concurrent use.
 type cluster struct {
-	command []string                     // how a node is started, without its seeds
+	command []string                     // how a node is started, without its addresses and seeds
 	onLoad  func(p *process, key string) // called for each load, by one goroutine per process
 	echo    func(id int, line []byte)    // if not nil, gets each line that a node logs
 
-	mu    sync.Mutex // guards the field below
-	procs []*process
+	mu    sync.Mutex // guards the fields below
+	procs []*process // the present life of each node, by id
+	lives int
 }
 
 // start starts one more node. seeds are gossip addresses. It returns as soon as
@@ -97,11 +121,32 @@ type cluster struct {
 func (c *cluster) start(seeds []string) (*process, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	p, err := c.launchLocked(len(c.procs)+1, "-addr", anyPort, "-gossip", anyPort, "-seeds", strings.Join(seeds, ","))
+	if err == nil {
+		c.procs = append(c.procs, p)
+	}
+	return p, err
+}
 
-	args := append(slices.Clone(c.command[1:]), "-seeds", strings.Join(seeds, ","))
+// startAgain starts a node that has ended, at the addresses that it had.
+func (c *cluster) startAgain(old *process, seeds []string) (*process, error) {
+	old.mu.Lock()
+	addr, gossip := strings.TrimPrefix(old.mu.url, "http://"), old.mu.gossip
+	old.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, err := c.launchLocked(old.id, "-addr", addr, "-gossip", gossip, "-seeds", strings.Join(seeds, ","))
+	if err == nil {
+		c.procs[p.id-1] = p
+	}
+	return p, err
+}
+
+func (c *cluster) launchLocked(id int, args ...string) (*process, error) {
 	p := &process{
-		id:    len(c.procs) + 1,
-		cmd:   exec.Command(c.command[0], args...), //nolint:noctx // ends when its stdin closes, gracefully
+		id:    id,
+		life:  c.lives + 1,
+		cmd:   exec.Command(c.command[0], slices.Concat(c.command[1:], args)...), //nolint:noctx // ends when its stdin closes, gracefully
 		ready: make(chan struct{}),
 		done:  make(chan struct{}),
 	}
@@ -121,7 +166,7 @@ func (c *cluster) start(seeds []string) (*process, error) {
 		return nil, err
 	}
 	p.stdin = stdin
-	c.procs = append(c.procs, p)
+	c.lives = p.life
 	go c.follow(p, stdout)
 	return p, nil
 }
@@ -150,6 +195,10 @@ func (c *cluster) follow(p *process, stdout io.Reader) {
 			p.mu.loads++
 			p.mu.Unlock()
 			c.onLoad(p, e.Key)
+		case kindLeft:
+			p.mu.Lock()
+			p.mu.stats, p.mu.left = *e.Stats, true
+			p.mu.Unlock()
 		}
 	}
 	err := p.cmd.Wait()
@@ -161,7 +210,7 @@ func (c *cluster) follow(p *process, stdout io.Reader) {
 	}
 }
 
-// all returns the processes in the order of their starts.
+// all returns the present life of each node, by id.
 func (c *cluster) all() []*process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -229,6 +278,29 @@ func (p *process) started() bool {
 // goodbye bounds how long the nodes have to leave, before they are killed.
 const goodbye = leaveTimeout + closeTimeout + 2*time.Second
 
+// waitLeft waits until p, which was told to end, has said goodbye and ended, and
+// returns what it has counted.
+func (p *process) waitLeft(ctx context.Context) (peercache.Stats, error) {
+	timeout := time.NewTimer(goodbye)
+	defer timeout.Stop()
+	select {
+	case <-p.done:
+	case <-timeout.C:
+		return peercache.Stats{}, fmt.Errorf("node %d has not left after %v%s", p.id, goodbye, p.log.text())
+	case <-ctx.Done():
+		return peercache.Stats{}, ctx.Err()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.mu.err != nil:
+		return p.mu.stats, fmt.Errorf("node %d: %w%s", p.id, p.mu.err, p.log.text())
+	case !p.mu.left:
+		return p.mu.stats, fmt.Errorf("node %d ended without a goodbye%s", p.id, p.log.text())
+	}
+	return p.mu.stats, nil
+}
+
 // stop ends all processes and waits for them: gracefully, or by force once ctx
 // has ended. An error names those that did not end well.
 func (c *cluster) stop(ctx context.Context) error {
@@ -269,50 +341,6 @@ func selfCommand(c config) ([]string, error) {
 	}
 	return []string{
 		exe, nodeCommand,
-		"-goroot", c.goroot, "-parallel", strconv.Itoa(c.parallel), "-v=" + strconv.FormatBool(c.verbose),
+		"-goroot", c.goroot, "-parallel", strconv.Itoa(c.parallel), "-replicas", strconv.Itoa(c.replicas), "-v=" + strconv.FormatBool(c.verbose),
 	}, nil
-}
-
-// A tail keeps the last lines that a process logged, for when it fails.
-type tail struct {
-	echo func(line []byte) // if not nil, gets each line as well
-
-	mu    sync.Mutex // guards the fields below
-	part  []byte     // a line that has not ended
-	lines [][]byte
-}
-
-// tailLines is how many lines are kept: a panic with one goroutine's stack.
-const tailLines = 40
-
-// Write implements io.Writer.
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.part = append(t.part, b...)
-	for {
-		line, rest, ok := bytes.Cut(t.part, []byte("\n"))
-		if !ok {
-			return len(b), nil
-		}
-		line = bytes.Clone(line)
-		t.part = rest
-		if t.lines = append(t.lines, line); len(t.lines) > tailLines {
-			t.lines = t.lines[1:]
-		}
-		if t.echo != nil {
-			t.echo(line)
-		}
-	}
-}
-
-// text is what was kept, indented, beginning on a new line; "" if nothing was.
-func (t *tail) text() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var b strings.Builder
-	for _, line := range t.lines {
-		fmt.Fprintf(&b, "\n    %s", line)
-	}
-	return b.String()
 }

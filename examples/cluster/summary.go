@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,18 +11,21 @@ import (
 // An outcome is everything that the checks at the end of a run judge.
 type outcome struct {
 	phases     [phases]phaseTally
-	wrong      int      // answers that differed from an earlier one for the same key
-	errs       []string // the first few failed requests
-	compared   int      // answers compared with what the driver renders itself
-	different  int      // of them, those that were not the same
-	killed     snapshot // the node that was killed
-	joined     snapshot // the node that was started last
-	evictions  int64    // entries that nodes dropped for lack of room, before the kill
-	peerErrors int64    // requests to peers that failed or were not answered in time, before the kill
-	miscounted error    // from driver.settle
-	nodes      int      // nodes alive at the end of the load
-	wanted     int      // and how many should be
-	agreed     bool     // whether they named each other, and no others, as peers
+	owned      map[string]int // as phaseTally.owners, at the end
+	wrong      int            // answers that differed from an earlier one for the same key
+	errs       []string       // the first few failed requests
+	compared   int            // answers compared with what the driver renders itself
+	different  int            // of them, those that were not the same
+	killed     snapshot       // the process that was killed
+	joined     snapshot       // the one that was started last
+	evictions  int64          // entries that nodes dropped for lack of room, in the steady phase
+	peerErrors int64          // requests to peers that failed or were not answered in time, in the steady phase
+	handed     int64          // entries that nodes gave to others until the end of the restarts
+	miscounted error          // where a node's counters are not what its driver has counted
+	disagreed  []phase        // at whose end the live nodes did not name each other, and no others, as peers
+	nodes      int            // nodes alive at the end of the load
+	wanted     int            // and how many should be
+	replicas   int
 }
 
 // A check is one promise and whether it held.
@@ -40,6 +42,7 @@ func (o *outcome) checks() []check {
 		o.right(),
 		o.loadedOnce(),
 		o.counted(),
+		o.restartCost(),
 		o.killCost(),
 		o.joinCost(),
 		o.oneCluster(),
@@ -77,24 +80,24 @@ func (o *outcome) right() check {
 // loadedOnce is the promise that gives the library its reason: as long as the
 // nodes agree who owns what, a key is loaded once in the whole cluster.
 func (o *outcome) loadedOnce() check {
-	p := &o.phases[before]
-	loads, never, again := 0, 0, 0
-	for key := range p.owners {
-		if p.loads[key] == 0 {
+	p := &o.phases[steady]
+	asked, loads := len(p.asked), p.loadCount()
+	never, again := 0, 0
+	for key := range p.asked {
+		if len(p.loads[key]) == 0 {
 			never++
 		}
 	}
-	for _, n := range p.loads {
-		loads += n
-		if n > 1 {
+	for _, lives := range p.loads {
+		if len(lives) > 1 {
 			again++
 		}
 	}
 	c := check{
-		ok:    len(p.owners) > 0 && never == 0 && again == 0 && loads == len(p.owners) && o.evictions == 0,
-		claim: "one load per key before the kill",
+		ok:    asked > 0 && never == 0 && again == 0 && loads == asked && o.evictions == 0,
+		claim: "one load per key while all is well",
 		detail: fmt.Sprintf("%s keys were asked for, %s loads in all; %s keys loaded more than once, %s never; %s evicted",
-			count(len(p.owners)), count(loads), count(again), count(never), count(o.evictions)),
+			count(asked), count(loads), count(again), count(never), count(o.evictions)),
 	}
 	if again > 0 && o.peerErrors > 0 {
 		c.detail += fmt.Sprintf("\n%s requests to a peer had no sign of life in time: is the machine too busy?", count(o.peerErrors))
@@ -114,94 +117,75 @@ func (o *outcome) counted() check {
 	return c
 }
 
-// A node that is killed takes with it what it held. That, and no more, is loaded
-// again, and only what is asked for again. The tolerance is for keys that are
-// asked for while some nodes have noticed and others have not.
-const tolerance = 1.1
+// What is taken for "next to nothing". The library does better where each
+// process gets the processor when it needs it; here they share one machine with
+// whatever else it does.
+const (
+	// mostAgain is the share of entries that may be loaded again although they
+	// could have been moved.
+	mostAgain = 0.10
 
-// cost is how many loads of keys that had been loaded before an event led to.
-type cost struct {
-	kill, join int
-	lost       int // keys that the killed node had loaded and that were asked for after
-	moved      int // keys loaded before the join, asked for after it, and then owned by the new node
-}
+	// mostLost is how many loads a key may cost on average that died with its
+	// node: one, and now and then a second while some nodes have noticed and
+	// others have not.
+	mostLost = 1.1
 
-func (o *outcome) cost() cost {
-	var c cost
-	loaded := func(key string, until phase) bool {
-		for p := range until {
-			if o.phases[p].loads[key] > 0 {
-				return true
-			}
-		}
-		return false
-	}
-	lost := make(map[string]bool)
-	for _, p := range o.phases[:afterJoin] {
-		maps.Copy(lost, p.byNode[o.killed.id])
-	}
-	for key := range lost {
-		_, soon := o.phases[afterKill].owners[key]
-		_, late := o.phases[afterJoin].owners[key]
-		if soon || late {
-			c.lost++
-		}
-	}
-	for key, n := range o.phases[afterKill].loads {
-		if loaded(key, afterKill) {
-			c.kill += n
-		} else {
-			c.kill += n - 1
-		}
-	}
-	for key, n := range o.phases[afterJoin].loads {
-		switch {
-		case !loaded(key, afterJoin):
-			c.join += n - 1
-		case lost[key] && o.phases[afterKill].loads[key] == 0:
-			// The first time since the kill that somebody wanted it.
-			c.kill++
-			c.join += n - 1
-		default:
-			c.join += n
-		}
-	}
-	for key, owner := range o.phases[afterJoin].owners {
-		if owner == o.joined.url && loaded(key, afterJoin) {
-			c.moved++
-		}
-	}
-	return c
-}
+	// stray is how many keys may be on their way at the moment when something
+	// happens, whatever the shares. Arbitrary.
+	stray = 10
+)
 
-func (o *outcome) killCost() check {
-	c := o.cost()
+// atMost returns the bound that a share of n sets.
+func atMost(share float64, n int) int { return int(share*float64(n)) + stray }
+
+func (o *outcome) restartCost() check {
+	c := o.cost(restart)
+	entries := len(o.phases[kill].owners)
+	most := atMost(mostAgain, entries)
 	return check{
-		ok:    float64(c.kill) <= tolerance*float64(c.lost),
-		claim: fmt.Sprintf("the kill cost %s loads", count(c.kill)),
-		detail: fmt.Sprintf("node %d took %s keys with it that were asked for again",
-			o.killed.id, count(c.lost)),
+		ok:    c.again <= most && o.handed > 0,
+		claim: fmt.Sprintf("restarting all nodes cost %s loads", count(c.again)),
+		detail: fmt.Sprintf("at most %s are allowed; %s keys asked for had been loaded before, %s entries were handed over",
+			count(most), count(c.bare), count(o.handed)),
+	}
+}
+
+// A node that is killed takes with it what it alone held. That, and no more, is
+// loaded again, and only what is asked for again.
+func (o *outcome) killCost() check {
+	c := o.cost(kill)
+	most, held := atMost(mostLost, c.bare), "without replicas"
+	if o.replicas > 0 {
+		most, held = atMost(mostAgain, c.bare), "of which others have replicas"
+	}
+	return check{
+		ok:    c.again <= most,
+		claim: fmt.Sprintf("the kill cost %s loads", count(c.again)),
+		detail: fmt.Sprintf("at most %s are allowed; of the keys asked for node %d owned %s, %s",
+			count(most), o.killed.id, count(c.bare), held),
 	}
 }
 
 func (o *outcome) joinCost() check {
-	c := o.cost()
+	c := o.cost(join)
+	most := atMost(mostAgain, c.bare)
 	return check{
-		ok:    float64(c.join) <= tolerance*float64(c.moved),
-		claim: fmt.Sprintf("the join cost %s loads", count(c.join)),
-		detail: fmt.Sprintf("%s of the keys asked for had been loaded and belong to node %d now",
-			count(c.moved), o.joined.id),
+		ok:    c.again <= most,
+		claim: fmt.Sprintf("the join cost %s loads", count(c.again)),
+		detail: fmt.Sprintf("at most %s are allowed; of the keys asked for %s had been loaded and belong to node %d now",
+			count(most), count(c.bare), o.joined.id),
 	}
 }
 
 func (o *outcome) oneCluster() check {
 	c := check{
-		ok:     o.agreed && o.nodes == o.wanted,
-		claim:  "one cluster at the end",
-		detail: fmt.Sprintf("%d nodes name each other as peers, node %d among them and node %d not", o.nodes, o.joined.id, o.killed.id),
+		ok:     len(o.disagreed) == 0 && o.nodes == o.wanted,
+		claim:  "one cluster after each phase",
+		detail: fmt.Sprintf("at the end %d nodes name each other as peers, node %d among them and node %d not", o.nodes, o.joined.id, o.killed.id),
 	}
 	if !c.ok {
-		c.detail = fmt.Sprintf("of %d nodes %d are alive; they name the same peers: %t", o.wanted, o.nodes, o.agreed)
+		c.detail = fmt.Sprintf("at the end %d of %d nodes are alive; phases after which they named other peers than each other: %d %v",
+			o.nodes, o.wanted, len(o.disagreed), o.disagreed)
 	}
 	return c
 }
@@ -213,18 +197,19 @@ func held(checks []check) bool {
 
 // writeSummary writes what happened, phase by phase, and the checks.
 func writeSummary(w io.Writer, o *outcome, checks []check, paint painter) {
-	fmt.Fprintf(w, "%-16s %9s %8s %7s %7s %9s %9s %9s\n", "", "requests", "failed", "keys", "loads", "p50", "p99", "max")
+	const row = "%-16s %9s %7s %7s %7s %7s %9s %9s %9s\n"
+	fmt.Fprintf(w, row, "", "requests", "failed", "loads", "again", "bare", "p50", "p99", "max")
 	for i := range o.phases {
-		p := &o.phases[i]
-		loads := 0
-		for _, n := range p.loads {
-			loads += n
-		}
-		fmt.Fprintf(w, "%-16s %9s %8s %7s %7s %9s %9s %9s\n", phase(i),
-			count(p.requests), count(p.failures), count(len(p.owners)), count(loads),
+		p, c := &o.phases[i], o.cost(phase(i))
+		fmt.Fprintf(w, row, phase(i), count(p.requests), count(p.failures), count(p.loadCount()), count(c.again), count(c.bare),
 			latency(quantile(p.latencies, 0.5)), latency(quantile(p.latencies, 0.99)), latency(quantile(p.latencies, 1)))
 	}
-	fmt.Fprintln(w)
+	fmt.Fprint(w, `
+again: loads of keys that had been loaded before.
+bare:  what these would be if entries did not move: keys loaded before, asked for in
+       the phase, and owned by another process after it.
+
+`)
 	for _, c := range checks {
 		verdict := paint(green, "ok    ")
 		if !c.ok {

@@ -52,7 +52,7 @@ func (f *frame) lines(width int, paint painter) []string {
 		switch n.state {
 		case killed, ended:
 			line = paint(red, line)
-		case starting, joining:
+		case starting, joining, leaving:
 			line = paint(yellow, line)
 		case live:
 		}

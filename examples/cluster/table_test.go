@@ -24,7 +24,7 @@ func someFrame() frame {
 			{id: 2, state: killed, url: "http://127.0.0.1:40002"},
 			{id: 3, state: starting},
 		},
-		progress: progress{phase: afterKill, requests: 12345, failures: 0, retries: 2, loads: 678, keys: 670},
+		progress: progress{phase: kill, requests: 12345, failures: 0, retries: 2, loads: 678, keys: 670},
 		elapsed:  6 * time.Second,
 		total:    24 * time.Second,
 		note:     "node 2 was killed",
@@ -39,7 +39,7 @@ func TestTableShowsEachNodeAndTheProgress(t *testing.T) {
 		"   2  http://127.0.0.1:40002 killed           0         0         0       0       0 B",
 		"   3                         starting         0         0         0       0       0 B",
 		"",
-		"[#########-----------------------------]  6s of 24s after the kill",
+		"[#########-----------------------------]  6s of 24s kill -9",
 		"12,345 requests, 2 retried, 0 failed; 670 keys, 678 loads",
 		"node 2 was killed",
 	}
@@ -163,8 +163,8 @@ func TestOutputThatIsNoTerminalGetsALineNowAndThen(t *testing.T) {
 		d.show(f)
 	}
 	d.say("node %d is new", 6)
-	want := " 0s of 24s after the kill, 2 nodes: 12,345 requests, 2 retried, 0 failed; 670 keys, 678 loads\n" +
-		" 3s of 24s after the kill, 2 nodes: 12,345 requests, 2 retried, 0 failed; 670 keys, 678 loads\n" +
+	want := " 0s of 24s kill -9, 2 nodes: 12,345 requests, 2 retried, 0 failed; 670 keys, 678 loads\n" +
+		" 3s of 24s kill -9, 2 nodes: 12,345 requests, 2 retried, 0 failed; 670 keys, 678 loads\n" +
 		"node 6 is new\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("output (-want +got):\n%s", diff)

@@ -12,14 +12,15 @@ import (
 type phase int
 
 const (
-	before    phase = iota // before the kill
-	afterKill              // one node less
-	afterJoin              // and a new one
+	steady  phase = iota // all nodes well
+	restart              // of all nodes, one after the other
+	kill                 // one node less
+	join                 // and a new one
 	phases
 )
 
 func (p phase) String() string {
-	return [...]string{"before the kill", "after the kill", "after the join"}[p]
+	return [...]string{"steady", "rolling restart", "kill -9", "join"}[p]
 }
 
 // A tally is everything that is counted during a run, apart from what the nodes
@@ -40,34 +41,35 @@ type tally struct {
 type phaseTally struct {
 	requests  int
 	failures  int
-	retries   int                     // at another node, since the first was killed meanwhile
-	latencies []time.Duration         // of all requests, in no order
-	owners    map[string]string       // for each key asked for, its owner as last named by an answer
-	loads     map[string]int          // for each key loaded, how often
-	byNode    map[int]map[string]bool // which keys each node loaded
+	retries   int              // at another node, since the first was killed meanwhile
+	latencies []time.Duration  // of all requests, in no order
+	asked     map[string]bool  // the keys of the requests
+	loads     map[string][]int // for each key loaded, the lives of the processes that did
+
+	// owners has for each key asked for before the phase the life of the process
+	// that owned it when the phase began.
+	owners map[string]int
 }
 
 func newTally() *tally {
 	t := &tally{seed: maphash.MakeSeed(), texts: make(map[string]uint64)}
 	for i := range t.phases {
-		t.phases[i] = phaseTally{
-			owners: make(map[string]string),
-			loads:  make(map[string]int),
-			byNode: make(map[int]map[string]bool),
-		}
+		t.phases[i] = phaseTally{asked: make(map[string]bool), loads: make(map[string][]int)}
 	}
 	return t
 }
 
-// enter begins a phase. No request may be in flight.
-func (t *tally) enter(p phase) {
+// enter begins a phase. No request may be in flight. owners is who owns the
+// keys asked for so far.
+func (t *tally) enter(p phase, owners map[string]int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.current = p
+	t.phases[p].owners = owners
 }
 
 // answered counts a request that got its text.
-func (t *tally) answered(key, text, owner string, took time.Duration, retries int) {
+func (t *tally) answered(key, text string, took time.Duration, retries int) {
 	hash := maphash.String(t.seed, text)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -75,7 +77,7 @@ func (t *tally) answered(key, text, owner string, took time.Duration, retries in
 	p.requests++
 	p.retries += retries
 	p.latencies = append(p.latencies, took)
-	p.owners[key] = owner
+	p.asked[key] = true
 	if first, ok := t.texts[key]; !ok {
 		t.texts[key] = hash
 	} else if first != hash {
@@ -93,27 +95,21 @@ func (t *tally) failed(key string, err error, took time.Duration, retries int) {
 	p.failures++
 	p.retries += retries
 	p.latencies = append(p.latencies, took)
-	if _, ok := p.owners[key]; !ok {
-		p.owners[key] = ""
-	}
+	p.asked[key] = true
 	if len(t.errs) < most {
 		t.errs = append(t.errs, key+": "+err.Error())
 	}
 }
 
-// loaded counts a run of a loader.
-func (t *tally) loaded(node int, key string) {
+// loaded counts a run of the loader, in the process of that life.
+func (t *tally) loaded(life int, key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.over {
 		return
 	}
-	p := &t.phases[t.current]
-	p.loads[key]++
-	if p.byNode[node] == nil {
-		p.byNode[node] = make(map[string]bool)
-	}
-	p.byNode[node][key] = true
+	loads := t.phases[t.current].loads
+	loads[key] = append(loads[key], life)
 }
 
 // answer reports whether text is what the nodes answered for key.
@@ -146,11 +142,17 @@ func (t *tally) progress() progress {
 		p.requests += t.phases[i].requests
 		p.failures += t.phases[i].failures
 		p.retries += t.phases[i].retries
-		for _, n := range t.phases[i].loads {
-			p.loads += n
-		}
+		p.loads += t.phases[i].loadCount()
 	}
 	return p
+}
+
+// loadCount returns how many loads there were.
+func (p *phaseTally) loadCount() (n int) {
+	for _, lives := range p.loads {
+		n += len(lives)
+	}
+	return n
 }
 
 // report hands what was counted to o. No request may be in flight; loads that

@@ -10,25 +10,28 @@ import (
 
 func TestTallyKeepsPhasesApart(t *testing.T) {
 	c := newTally()
-	c.enter(before)
+	c.enter(steady, nil)
 	c.loaded(1, "a")
-	c.answered("a", "text of a", "one", time.Millisecond, 0)
-	c.enter(afterKill)
-	c.answered("a", "text of a", "two", 2*time.Millisecond, 1)
+	c.answered("a", "text of a", time.Millisecond, 0)
+	c.enter(restart, map[string]int{"a": 1})
+	c.answered("a", "text of a", 2*time.Millisecond, 1)
+	c.loaded(2, "b")
+	c.loaded(3, "b")
 	c.failed("b", errors.New("gone"), 3*time.Millisecond, 2)
 
 	var o outcome
 	c.report(&o)
 	want := [phases]phaseTally{
-		before: {
-			requests: 1, latencies: []time.Duration{time.Millisecond}, owners: map[string]string{"a": "one"},
-			loads: map[string]int{"a": 1}, byNode: map[int]map[string]bool{1: {"a": true}},
+		steady: {
+			requests: 1, latencies: []time.Duration{time.Millisecond},
+			asked: map[string]bool{"a": true}, loads: map[string][]int{"a": {1}},
 		},
-		afterKill: {
+		restart: {
 			requests: 2, failures: 1, retries: 3, latencies: []time.Duration{2 * time.Millisecond, 3 * time.Millisecond},
-			owners: map[string]string{"a": "two", "b": ""}, loads: map[string]int{}, byNode: map[int]map[string]bool{},
+			asked: map[string]bool{"a": true, "b": true}, loads: map[string][]int{"b": {2, 3}}, owners: map[string]int{"a": 1},
 		},
-		afterJoin: {owners: map[string]string{}, loads: map[string]int{}, byNode: map[int]map[string]bool{}},
+		kill: {asked: map[string]bool{}, loads: map[string][]int{}},
+		join: {asked: map[string]bool{}, loads: map[string][]int{}},
 	}
 	if diff := cmp.Diff(want, o.phases, cmp.AllowUnexported(phaseTally{})); diff != "" {
 		t.Errorf("phases (-want +got):\n%s", diff)
@@ -36,7 +39,7 @@ func TestTallyKeepsPhasesApart(t *testing.T) {
 	if diff := cmp.Diff([]string{"b: gone"}, o.errs); diff != "" {
 		t.Errorf("errors (-want +got):\n%s", diff)
 	}
-	if got, want := c.progress(), (progress{phase: afterKill, requests: 3, failures: 1, retries: 3, loads: 1, keys: 1}); got != want {
+	if got, want := c.progress(), (progress{phase: restart, requests: 3, failures: 1, retries: 3, loads: 3, keys: 1}); got != want {
 		t.Errorf("progress = %+v, want %+v", got, want)
 	}
 }
@@ -44,9 +47,9 @@ func TestTallyKeepsPhasesApart(t *testing.T) {
 func TestAnswerThatDiffersFromTheFirstIsWrong(t *testing.T) {
 	c := newTally()
 	for _, text := range []string{"one", "one", "other", "one"} {
-		c.answered("a", text, "", 0, 0)
+		c.answered("a", text, 0, 0)
 	}
-	c.answered("b", "other", "", 0, 0)
+	c.answered("b", "other", 0, 0)
 	var o outcome
 	if c.report(&o); o.wrong != 1 {
 		t.Errorf("%d wrong answers, want 1", o.wrong)
@@ -61,7 +64,7 @@ func TestLoadsAfterTheReportDoNotCount(t *testing.T) {
 	var o outcome
 	c.report(&o)
 	c.loaded(1, "a")
-	if n := len(o.phases[before].loads); n != 0 {
+	if n := len(o.phases[steady].loads); n != 0 {
 		t.Errorf("%d keys loaded, want 0", n)
 	}
 }
