@@ -302,19 +302,29 @@ func (s *store) end(f *flight, out outcome) bool {
 }
 
 // settleLocked does with an outcome what is to be done in memory. What was there
-// before can only be a stale item: fresh ones start no flight.
+// before can only be a stale item, for fresh ones start no flight; or what a peer has
+// pushed since, which is better than a copy of the same.
 func (s *store) settleLocked(f *flight, out outcome) {
 	answered := out.err == nil || out.item.absent
 	switch {
 	case out.settled:
+	case answered && out.item.copied && s.pushedLocked(f.key):
 	case answered && !out.item.fleeting:
 		s.keepLocked(f.key, out.item)
-	case s.staleFor == 0: // nothing can be there
+	case s.staleFor == 0: // nothing can be there that is to go
 	case answered:
 		s.forget(f.key) // there is something else now, and it is not to be kept
 	default:
 		s.postpone(f.key)
 	}
+}
+
+// pushedLocked reports whether a key that had a flight has a fresh item that is no copy:
+// the owner's replica, say, came before its answer
+// (TestCopyDoesNotReplaceWhatWasPushedMeanwhile).
+func (s *store) pushedLocked(key string) bool {
+	it, stale, ok := s.look(key)
+	return ok && !stale && !it.copied
 }
 
 // The pause between loads that are to replace a stale item and fail.
