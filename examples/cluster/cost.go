@@ -14,8 +14,10 @@ type cost struct {
 	bare int
 }
 
-// cost reckons what a phase cost. What died with the killed node and is asked for
-// again only in the next phase is the cost of the kill all the same.
+// cost reckons what a phase cost. What died with the killed node and is loaded
+// again only after the join is the cost of the kill all the same: until then
+// nobody asked, or a process had a copy, of those that live for some seconds
+// where they were last asked for.
 func (o *outcome) cost(p phase) cost {
 	var c cost
 	for key := range o.phases[p].asked {
@@ -38,7 +40,9 @@ func (o *outcome) cost(p phase) cost {
 		if !o.late(key) {
 			continue
 		}
-		c.bare++
+		if !o.phases[kill].asked[key] {
+			c.bare++
+		}
 		if len(o.phases[join].loads[key]) > 0 {
 			c.again++
 		}
@@ -70,6 +74,9 @@ func (o *outcome) died(key string) bool {
 	return slices.Contains(o.phases[kill].loads[key], o.killed.life)
 }
 
-// late reports whether a key died and nobody asked for it in the phase of the
+// late reports whether a key died and no survivor loaded it in the phase of the
 // kill.
-func (o *outcome) late(key string) bool { return o.died(key) && !o.phases[kill].asked[key] }
+func (o *outcome) late(key string) bool {
+	loads := o.phases[kill].loads[key]
+	return o.died(key) && !slices.ContainsFunc(loads, func(life int) bool { return life != o.killed.life })
+}

@@ -97,6 +97,13 @@ func TestCostTellsReloadsFromFirstLoads(t *testing.T) {
 			func(o *outcome) { o.phases[join].loads["e"] = []int{6, 7} },
 			[phases]cost{restart: {bare: 2}, kill: {again: 2, bare: 2}, join: {again: 1, bare: 1}},
 		},
+		"what died was answered from a copy, and loaded after the join": {
+			func(o *outcome) {
+				delete(o.phases[kill].loads, "b")
+				o.phases[join].asked["b"], o.phases[join].loads["b"] = true, []int{6}
+			},
+			[phases]cost{restart: {bare: 2}, kill: {again: 2, bare: 2}, join: {bare: 1}},
+		},
 		"replicas were there": {
 			func(o *outcome) {
 				delete(o.phases[kill].loads, "b")
