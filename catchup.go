@@ -238,7 +238,7 @@ func (k *catcher) ask(peer string) (*wire.Synced, error) {
 		}
 		synced := resp.GetSynced()
 		if len(synced.GetApplied().GetBoots()) > maxBoots || len(synced.GetThrough().GetBoots()) > maxBoots ||
-			len(synced.GetSince().GetBoots()) > maxBoots+maxPast {
+			len(synced.GetBegin().GetBoots()) > maxBoots+maxPast {
 			return nil, errForged
 		}
 		if _, err := removalsOf(synced.GetRecords()); err != nil {
@@ -247,7 +247,7 @@ func (k *catcher) ask(peer string) (*wire.Synced, error) {
 		if !fresh {
 			return synced, nil
 		}
-		c.ledger.adopt(idsOf(synced.GetSince()), c.net.dropAll)
+		c.ledger.adopt(idsOf(synced.GetBegin()), c.net.dropAll)
 	}
 }
 

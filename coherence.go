@@ -210,7 +210,7 @@ func (c *coherence) serveHandoff(req *wire.Request, resp *wire.Response) wire.St
 		e.servePeek(peek, resp)
 	default:
 		e.servePush(push)
-		resp.Clock = uint64(now())
+		resp.Mark = uint64(now())
 	}
 	return wire.Status_OK
 }

@@ -295,9 +295,9 @@ func (s *sender) push(batch []crate) (n, size int, err error) {
 // out by its clock for how long it was on its way, which may be long where one of the two
 // was stopped.
 func (s *sender) call(e *engine, push *wire.Push, timeout time.Duration, at int64) error {
-	push.Clock, push.ClockAgoUs = s.clock, uint64(max(at-s.clockAt, 0)/int64(time.Microsecond))
+	push.Mark, push.MarkAgeMs = s.clock, uint64(max(at-s.clockAt, 0)/int64(time.Millisecond))
 	resp, err := s.mover.net.coherence().call(s.peer, &wire.Request{Cache: e.name, Op: &wire.Request_Push{Push: push}}, timeout)
-	s.clock, s.clockAt = resp.GetClock(), now() // 0 after an error: the peer may be another process next
+	s.clock, s.clockAt = resp.GetMark(), now() // 0 after an error: the peer may be another process next
 	return err
 }
 

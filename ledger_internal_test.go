@@ -195,7 +195,7 @@ func TestNewProcessBeginsWhereAPeerSays(t *testing.T) {
 		applyAll(old, other, 3)
 		l := newTestLedger()
 		dropped := 0
-		l.adopt(idsOf(old.answer(nil, true).GetSince()), func() { dropped++ })
+		l.adopt(idsOf(old.answer(nil, true).GetBegin()), func() { dropped++ })
 		if dropped != 0 {
 			t.Error("a process that is new dropped what it has")
 		}
@@ -297,7 +297,7 @@ func TestLedgersOfMoreProcessesThanAreToldApartAgree(t *testing.T) {
 		}
 		time.Sleep(2 * idsLife)
 		fresh := newTestLedger()
-		fresh.adopt(idsOf(a.answer(nil, true).GetSince()), func() {})
+		fresh.adopt(idsOf(a.answer(nil, true).GetBegin()), func() {})
 		for _, l := range []*ledger{a, b} { // what the log held is lost
 			l.mu.Lock()
 			for _, p := range l.boots {

@@ -21,7 +21,7 @@ func (l *ledger) answer(theirs ids, fresh bool) *wire.Synced {
 	defer l.mu.Unlock()
 	s := &wire.Synced{Applied: l.appliedLocked().toWire()}
 	if fresh {
-		s.Since = l.sinceLocked(at - int64(idsLife)).toWire()
+		s.Begin = l.sinceLocked(at - int64(idsLife)).toWire()
 		return s
 	}
 	has := make(map[uint64]uint64, len(theirs))

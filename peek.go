@@ -219,7 +219,7 @@ func (e *engine) servePeek(peek *wire.Peek, resp *wire.Response) {
 
 // servePush keeps what it may of what a peer sends.
 func (e *engine) servePush(push *wire.Push) {
-	late := max(now()-int64(push.GetClock())-int64(push.GetClockAgoUs())*int64(time.Microsecond), 0) / int64(time.Millisecond)
+	late := max(now()-int64(push.GetMark())-int64(millis(push.GetMarkAgeMs())), 0) / int64(time.Millisecond)
 	for _, entry := range push.GetEntries() {
 		key := wire.String(entry.GetKey())
 		if checkKey(key) != nil || checkValue(len(entry.GetValue())) != nil || len(entry.GetBirth().GetBoots()) > maxNeed || !e.mayAct(key) {

@@ -390,7 +390,7 @@ type Response struct {
 	Answers       []*Answer              `protobuf:"bytes,5,rep,name=answers,proto3" json:"answers,omitempty"`
 	Working       []uint64               `protobuf:"varint,6,rep,packed,name=working,proto3" json:"working,omitempty"` // a stream's heartbeat: ids of requests still being worked on
 	Synced        *Synced                `protobuf:"bytes,9,opt,name=synced,proto3" json:"synced,omitempty"`           // the answer to a Sync
-	Clock         uint64                 `protobuf:"fixed64,10,opt,name=clock,proto3" json:"clock,omitempty"`          // the sender's, in the answer to a Push
+	Mark          uint64                 `protobuf:"fixed64,10,opt,name=mark,proto3" json:"mark,omitempty"`            // in the answer to a Push, for the next
 	Members       []string               `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`         // URLs of all that the sender knows, in the answer to an Invalidate, if they hash to something else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -475,9 +475,9 @@ func (x *Response) GetSynced() *Synced {
 	return nil
 }
 
-func (x *Response) GetClock() uint64 {
+func (x *Response) GetMark() uint64 {
 	if x != nil {
-		return x.Clock
+		return x.Mark
 	}
 	return 0
 }
@@ -1101,8 +1101,8 @@ type Push struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
 	Applied       *Ids                   `protobuf:"bytes,2,opt,name=applied,proto3" json:"applied,omitempty"` // by the sender, who may lack what the receiver remembers no more
-	Clock         uint64                 `protobuf:"fixed64,3,opt,name=clock,proto3" json:"clock,omitempty"`
-	ClockAgoUs    uint64                 `protobuf:"varint,4,opt,name=clock_ago_us,json=clockAgoUs,proto3" json:"clock_ago_us,omitempty"`
+	Mark          uint64                 `protobuf:"fixed64,3,opt,name=mark,proto3" json:"mark,omitempty"`
+	MarkAgeMs     uint64                 `protobuf:"varint,4,opt,name=mark_age_ms,json=markAgeMs,proto3" json:"mark_age_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1151,16 +1151,16 @@ func (x *Push) GetApplied() *Ids {
 	return nil
 }
 
-func (x *Push) GetClock() uint64 {
+func (x *Push) GetMark() uint64 {
 	if x != nil {
-		return x.Clock
+		return x.Mark
 	}
 	return 0
 }
 
-func (x *Push) GetClockAgoUs() uint64 {
+func (x *Push) GetMarkAgeMs() uint64 {
 	if x != nil {
-		return x.ClockAgoUs
+		return x.MarkAgeMs
 	}
 	return 0
 }
@@ -1303,7 +1303,7 @@ type Synced struct {
 	Records       []*Record              `protobuf:"bytes,2,rep,name=records,proto3" json:"records,omitempty"`
 	Gone          []*Range               `protobuf:"bytes,3,rep,name=gone,proto3" json:"gone,omitempty"`       // applied here once, no longer in the log
 	Through       *Ids                   `protobuf:"bytes,4,opt,name=through,proto3" json:"through,omitempty"` // how far this answer goes, for the boots that it is about
-	Since         *Ids                   `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`     // to a fresh sender: what to take for applied
+	Begin         *Ids                   `protobuf:"bytes,5,opt,name=begin,proto3" json:"begin,omitempty"`     // to a fresh sender: what to take for applied
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1366,9 +1366,9 @@ func (x *Synced) GetThrough() *Ids {
 	return nil
 }
 
-func (x *Synced) GetSince() *Ids {
+func (x *Synced) GetBegin() *Ids {
 	if x != nil {
-		return x.Since
+		return x.Begin
 	}
 	return nil
 }
@@ -1495,7 +1495,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x04push\x18\f \x01(\v2\x17.peercache.wire.v1.PushH\x00R\x04push\x12-\n" +
 	"\x04sync\x18\r \x01(\v2\x17.peercache.wire.v1.SyncH\x00R\x04sync\x12-\n" +
 	"\x04meet\x18\x0f \x01(\v2\x17.peercache.wire.v1.MeetH\x00R\x04meetB\x04\n" +
-	"\x02op\"\xc3\x02\n" +
+	"\x02op\"\xc1\x02\n" +
 	"\bResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x05hello\x18\x02 \x01(\v2\x18.peercache.wire.v1.HelloR\x05hello\x121\n" +
@@ -1503,9 +1503,9 @@ const file_wire_proto_rawDesc = "" +
 	"\x04text\x18\x04 \x01(\tR\x04text\x123\n" +
 	"\aanswers\x18\x05 \x03(\v2\x19.peercache.wire.v1.AnswerR\aanswers\x12\x18\n" +
 	"\aworking\x18\x06 \x03(\x04R\aworking\x121\n" +
-	"\x06synced\x18\t \x01(\v2\x19.peercache.wire.v1.SyncedR\x06synced\x12\x14\n" +
-	"\x05clock\x18\n" +
-	" \x01(\x06R\x05clock\x12\x18\n" +
+	"\x06synced\x18\t \x01(\v2\x19.peercache.wire.v1.SyncedR\x06synced\x12\x12\n" +
+	"\x04mark\x18\n" +
+	" \x01(\x06R\x04mark\x12\x18\n" +
 	"\amembers\x18\b \x03(\tR\amembers\"\xc5\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x18\n" +
@@ -1550,13 +1550,12 @@ const file_wire_proto_rawDesc = "" +
 	"\x04Peek\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\fR\x04keys\x12-\n" +
 	"\x05needs\x18\x02 \x03(\v2\x17.peercache.wire.v1.NeedR\x05needs\x12\x14\n" +
-	"\x05large\x18\x03 \x01(\bR\x05large\"\xa4\x01\n" +
+	"\x05large\x18\x03 \x01(\bR\x05large\"\xa0\x01\n" +
 	"\x04Push\x122\n" +
 	"\aentries\x18\x01 \x03(\v2\x18.peercache.wire.v1.EntryR\aentries\x120\n" +
-	"\aapplied\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\x12\x14\n" +
-	"\x05clock\x18\x03 \x01(\x06R\x05clock\x12 \n" +
-	"\fclock_ago_us\x18\x04 \x01(\x04R\n" +
-	"clockAgoUs\"\x91\x01\n" +
+	"\aapplied\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\x12\x12\n" +
+	"\x04mark\x18\x03 \x01(\x06R\x04mark\x12\x1e\n" +
+	"\vmark_age_ms\x18\x04 \x01(\x04R\tmarkAgeMs\"\x91\x01\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x15\n" +
@@ -1571,7 +1570,7 @@ const file_wire_proto_rawDesc = "" +
 	"\arecords\x18\x02 \x03(\v2\x19.peercache.wire.v1.RecordR\arecords\x12,\n" +
 	"\x04gone\x18\x03 \x03(\v2\x18.peercache.wire.v1.RangeR\x04gone\x120\n" +
 	"\athrough\x18\x04 \x01(\v2\x16.peercache.wire.v1.IdsR\athrough\x12,\n" +
-	"\x05since\x18\x05 \x01(\v2\x16.peercache.wire.v1.IdsR\x05since\"E\n" +
+	"\x05begin\x18\x05 \x01(\v2\x16.peercache.wire.v1.IdsR\x05begin\"E\n" +
 	"\x05Range\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\x06R\x04boot\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\x06R\x05first\x12\x12\n" +
@@ -1670,7 +1669,7 @@ var file_wire_proto_depIdxs = []int32{
 	11, // 25: peercache.wire.v1.Synced.records:type_name -> peercache.wire.v1.Record
 	17, // 26: peercache.wire.v1.Synced.gone:type_name -> peercache.wire.v1.Range
 	5,  // 27: peercache.wire.v1.Synced.through:type_name -> peercache.wire.v1.Ids
-	5,  // 28: peercache.wire.v1.Synced.since:type_name -> peercache.wire.v1.Ids
+	5,  // 28: peercache.wire.v1.Synced.begin:type_name -> peercache.wire.v1.Ids
 	29, // [29:29] is the sub-list for method output_type
 	29, // [29:29] is the sub-list for method input_type
 	29, // [29:29] is the sub-list for extension type_name

@@ -23,35 +23,33 @@ import (
 
 // samples are messages with every field and every operation in use.
 func samples() []proto.Message {
-	ids := &wire.Ids{Boots: []uint64{1, 1 << 63}, Seqs: []uint64{7, 8}, Many: true}
+	ids := &wire.Ids{Boots: []uint64{1, 1 << 63}, Seqs: []uint64{7, 8}}
 	hello := &wire.Hello{
 		Protocol: wire.Protocol, Cluster: "c", Url: "http://a", Boot: 9, State: wire.State_LEAVING,
-		Constants: 10, Ring: 11, Applied: ids, AgedVersion: 12,
+		Constants: 10, Ring: 11,
 	}
 	record := &wire.Record{Boot: 1, Seq: 2, Cache: "c", Keys: [][]byte{{0}, {}, []byte("é")}, Clear: true}
-	member := &wire.Member{Url: "http://b", Boot: 3, State: wire.State_ACTIVE}
 	need := &wire.Need{Index: 1, Ids: ids}
 	entry := &wire.Entry{Key: []byte("k"), Value: []byte("v"), TtlMs: 5, NotFound: true, Birth: ids}
 	messages := []proto.Message{
 		&wire.Response{
-			Id: 1, Hello: hello, Status: wire.Status_DRAINING, Text: "text", Working: []uint64{1, 300}, Head: ids, Members: 2,
-			Answers:    []*wire.Answer{{Index: 1, Status: wire.Status_NOT_FOUND, Value: []byte{0xff}, TtlMs: 1 << 40, Text: "t", Birth: ids}, {}},
-			Synced:     &wire.Synced{Applied: ids, Records: []*wire.Record{record}, Gone: []*wire.Range{{Boot: 1, First: 2, Last: 3}}},
-			MemberList: []*wire.Member{member},
+			Id: 1, Hello: hello, Status: wire.Status_DRAINING, Text: "text", Working: []uint64{1, 300}, Members: []string{"http://b"}, Mark: 6,
+			Answers: []*wire.Answer{{Index: 1, Status: wire.Status_NOT_FOUND, Value: []byte{0xff}, TtlMs: 1 << 40, Text: "t", Birth: ids}, {}},
+			Synced:  &wire.Synced{Applied: ids, Records: []*wire.Record{record}, Gone: []*wire.Range{{Boot: 1, First: 2, Last: 3}}, Through: ids, Begin: ids},
 		},
 		&wire.Response{},
 	}
 	for _, r := range []*wire.Request{
-		{Op: &wire.Request_Get{Get: &wire.Get{Keys: [][]byte{{}, {0, 0xff}}, Needs: []*wire.Need{need}, Cleared: ids, AgedVersion: 4}}},
-		{Op: &wire.Request_Set{Set: &wire.Set{Boot: 1, Seq: 2, Key: []byte("k"), Value: []byte("v"), TtlMs: 3, Replica: true, Before: ids}}},
-		{Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: []*wire.Record{record, record}}}},
-		{Op: &wire.Request_Peek{Peek: &wire.Peek{Keys: [][]byte{{1}}, Needs: []*wire.Need{need}, Cleared: ids}}},
-		{Op: &wire.Request_Push{Push: &wire.Push{Entries: []*wire.Entry{entry}, Cleared: ids, Applied: ids}}},
-		{Op: &wire.Request_Sync{Sync: &wire.Sync{Applied: ids, Aged: ids, AgedVersion: 1, Missing: []*wire.Range{{Boot: 1}}}}},
-		{Op: &wire.Request_Members{Members: &wire.Members{}}},
+		{Op: &wire.Request_Get{Get: &wire.Get{Keys: [][]byte{{}, {0, 0xff}}, Needs: []*wire.Need{need}}}},
+		{Op: &wire.Request_Set{Set: &wire.Set{Boot: 1, Seq: 2, Key: []byte("k"), Value: []byte("v"), TtlMs: 3}}},
+		{Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: []*wire.Record{record, record}, Members: 5}}},
+		{Op: &wire.Request_Peek{Peek: &wire.Peek{Keys: [][]byte{{1}}, Needs: []*wire.Need{need}, Large: true}}},
+		{Op: &wire.Request_Push{Push: &wire.Push{Entries: []*wire.Entry{entry}, Applied: ids, Mark: 6, MarkAgeMs: 7}}},
+		{Op: &wire.Request_Sync{Sync: &wire.Sync{Applied: ids, Fresh: true}}},
+		{Op: &wire.Request_Meet{Meet: &wire.Meet{}}},
 		{},
 	} {
-		r.Id, r.Hello, r.Cache, r.Trace, r.Head = 1, hello, "c", []byte("trace"), ids
+		r.Id, r.Hello, r.Cache, r.Trace, r.Aged = 1, hello, "c", []byte("trace"), ids
 		messages = append(messages, r)
 	}
 	return messages
