@@ -155,3 +155,33 @@ func TestSetNamesTheOwnerThatItTried(t *testing.T) {
 		s.deliverAll()
 	})
 }
+
+// A value that is peeked at brings the id of a removal. What a fetch from before brings is
+// older than that, and must not be kept beside it.
+func TestPeekDetachesTheFetchesFromBefore(t *testing.T) {
+	directed(t, 3, func(t *testing.T, s *schedule, key string) {
+		e := s.processes[2].engine
+		var b begun
+		_, fetch, err := e.join(t.Context(), key, &b)
+		if err != nil || fetch == nil || fetch.kind != fetchFlight {
+			t.Fatalf("join = %v, %v, want a fetch", fetch, err)
+		}
+		_, load, err := e.joinLoad(key, 0, true, &begun{})
+		if err != nil || load == nil {
+			t.Fatalf("joinLoad = %v, %v, want a load", load, err)
+		}
+		birth := ids{{7, 1}}
+		it, _ := e.itemFrom([]byte("new"), 60_000, false)
+		if !e.store.mayEnd(load, birth) || !e.store.end(load, outcome{item: it}) {
+			t.Fatal("the load cannot end with what was peeked at")
+		}
+		old, _ := e.itemFrom([]byte("old"), 60_000, false)
+		e.store.end(fetch, outcome{item: old})
+		if e.store.invalidate(key, birth) {
+			t.Error("the removal is not known of")
+		}
+		if it, ok := e.store.peek(key); !ok || it.bytes != "new" {
+			t.Errorf("memory has %q, %t, want what was peeked at", it.bytes, ok)
+		}
+	})
+}

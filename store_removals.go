@@ -74,7 +74,11 @@ func (s *store) mayEnd(f *flight, birth ids) bool {
 	if f.ended || f.detached || !birth.covers(known) {
 		return false
 	}
-	if !known.covers(birth) {
+	if !known.covers(birth) { // which is an invalidation, but for this flight
+		s.detachLocked(sh, f.key)
+		f.detached = false
+		sh.flights[f.kind][f.key] = f
+		s.items.Remove(f.key)
 		s.rememberLocked(sh, f.key, birth)
 	}
 	return true
