@@ -83,7 +83,7 @@ type audience struct {
 func (a audience) with(others []string) audience {
 	for _, peer := range others {
 		if !slices.Contains(a.peers, peer) {
-			a.peers = append(a.peers[:len(a.peers):len(a.peers)], peer)
+			a.peers = append(slices.Clip(a.peers), peer)
 		}
 	}
 	return a

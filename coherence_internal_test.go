@@ -25,15 +25,15 @@ type wireless struct {
 	down     atomic.Bool // nobody reaches anybody
 }
 
-// newWireless returns n nodes that know each other, and a cache on each. Its loader says
+// newWireless returns two nodes that know each other, and a cache on each. Its loader says
 // how often it has been called.
-func newWireless(t *testing.T, n int) (*wireless, []*Cache[int], *atomic.Int32) {
+func newWireless(t *testing.T) (*wireless, []*Cache[int], *atomic.Int32) {
 	t.Helper()
 	w := &wireless{handlers: make(map[string]http.Handler)}
 	loads := new(atomic.Int32)
-	caches := make([]*Cache[int], n)
+	caches := make([]*Cache[int], 2)
 	var peers []Peer
-	for i := range n {
+	for i := range caches {
 		host := string(rune('a'+i)) + ".localhost:80"
 		node, err := NewNode("http://"+host, &NodeOptions{
 			Insecure: true, Gossip: "127.0.0.1:0", Transport: w, Logger: slog.New(slog.DiscardHandler),
@@ -50,9 +50,7 @@ func newWireless(t *testing.T, n int) (*wireless, []*Cache[int], *atomic.Int32) 
 			return int(loads.Add(1)), time.Hour, nil
 		}, &Options{Node: node, HotTTL: time.Hour})
 		t.Cleanup(func() {
-			ended, cancel := context.WithCancel(context.Background())
-			cancel()
-			_ = node.Leave(ended)
+			_ = node.Leave(t.Context()) // which has ended when this runs
 		})
 	}
 	for _, node := range w.nodes {
@@ -85,10 +83,10 @@ func (w *wireless) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, syscall.ECONNRESET
 }
 
-// keyOf returns a key of the i-th node.
-func (w *wireless) keyOf(c *Cache[int], i int) string {
+// keyOfFirst returns a key of the first node.
+func (w *wireless) keyOfFirst(c *Cache[int]) string {
 	for key := "k"; ; key += "k" {
-		if c.Owner(key) == w.nodes[i].self.url {
+		if c.Owner(key) == w.nodes[0].self.url {
 			return key
 		}
 	}
@@ -114,8 +112,8 @@ func mustRemove(t *testing.T, c *Cache[int], key string) {
 // what it holds is younger, and no reason for another load.
 func TestOwnerThatHasForgottenAnIDKeepsWhatCameSince(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, caches, loads := newWireless(t, 2)
-		key := w.keyOf(caches[0], 0)
+		w, caches, loads := newWireless(t)
+		key := w.keyOfFirst(caches[0])
 		mustRemove(t, caches[1], key)
 		want := mustGet(t, caches[0], key)
 		caches[0].store.forgetIDs(now() + 1)
@@ -128,8 +126,8 @@ func TestOwnerThatHasForgottenAnIDKeepsWhatCameSince(t *testing.T) {
 // A Set whose caller does not wait takes effect in the caller's process all the same.
 func TestSetWithoutTimeTakesEffectHere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, caches, _ := newWireless(t, 2)
-		key := w.keyOf(caches[0], 0)
+		w, caches, _ := newWireless(t)
+		key := w.keyOfFirst(caches[0])
 		old := mustGet(t, caches[1], key)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -151,8 +149,8 @@ func TestSetWithoutTimeTakesEffectHere(t *testing.T) {
 // it has missed once that is older than a minute.
 func TestProcessThatIsBehindCatchesUpWithWhoSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, caches, loads := newWireless(t, 2)
-		key := w.keyOf(caches[0], 0)
+		w, caches, loads := newWireless(t)
+		key := w.keyOfFirst(caches[0])
 		w.down.Store(true)
 		if err := caches[1].Remove(t.Context(), key); !errors.Is(err, ErrPartial) {
 			t.Fatalf("Remove in a network that is down: %v", err)
@@ -175,7 +173,7 @@ func TestProcessThatIsBehindCatchesUpWithWhoSaysSo(t *testing.T) {
 // starts after it woke must not get that, no more than what is in memory.
 func TestGetBehindTheFenceJoinsNothingFromBeforeThePause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, caches, _ := newWireless(t, 2)
+		w, caches, _ := newWireless(t)
 		var loads atomic.Int32
 		stopped := make(chan struct{})
 		cache := New("slow", func(context.Context, string) (int, time.Duration, error) {
@@ -185,7 +183,7 @@ func TestGetBehindTheFenceJoinsNothingFromBeforeThePause(t *testing.T) {
 			}
 			return int(n), time.Hour, nil
 		}, &Options{Node: w.nodes[0]})
-		key := w.keyOf(caches[0], 0)
+		key := w.keyOfFirst(caches[0])
 		for cache.Owner(key) != w.nodes[0].self.url {
 			key += "k"
 		}
@@ -193,7 +191,7 @@ func TestGetBehindTheFenceJoinsNothingFromBeforeThePause(t *testing.T) {
 		go func() { old <- mustGet(t, cache, key) }()
 		synctest.Wait()
 		w.down.Store(true) // or it would have caught up at once
-		w.nodes[0].coherent.fence.sleepFor(10 * time.Second)
+		w.nodes[0].coherent.fence.oversleep()
 		if v := mustGet(t, cache, key); v != 2 {
 			t.Errorf("Get = %d, want what a load brings that began after the pause", v)
 		}
@@ -212,7 +210,7 @@ func TestGetBehindTheFenceJoinsNothingFromBeforeThePause(t *testing.T) {
 // A node that has left tells nobody any more, so that there is nothing to wait for.
 func TestLeaveEndsTheWaitOfARemove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, caches, _ := newWireless(t, 2)
+		w, caches, _ := newWireless(t)
 		w.down.Store(true)
 		start := time.Now()
 		removed := make(chan error, 1)

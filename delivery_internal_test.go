@@ -22,8 +22,8 @@ func bigKeys(call int) []string {
 // of it reaches the peer all the same.
 func TestWhatWaitsForASilentPeerIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, caches, _ := newWireless(t, 2)
-		key := w.keyOf(caches[0], 0)
+		w, caches, _ := newWireless(t)
+		key := w.keyOfFirst(caches[0])
 		mustGet(t, caches[0], key)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -57,7 +57,7 @@ func TestWhatWaitsForASilentPeerIsBounded(t *testing.T) {
 
 func TestPeerThatIsGoneIsNotTriedForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, caches, _ := newWireless(t, 2)
+		w, caches, _ := newWireless(t)
 		w.down.Store(true)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()

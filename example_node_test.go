@@ -225,7 +225,7 @@ func ExampleNetwork() {
 	}
 	node, _ := peercache.NewNode("http://127.0.0.1:8080", &peercache.NodeOptions{Network: network})
 	_ = node.SetPeers(node.Self(), peercache.Peer{URL: "http://127.0.0.1:9"}) // nobody is there
-	defer node.Leave(context.Background())
+	defer func() { _ = node.Leave(context.Background()) }()
 	users := peercache.New("users", peercache.TTL(time.Minute, db.User), &peercache.Options{Node: node})
 	_, err := users.Get(context.Background(), keyOwnedBy(users, "http://127.0.0.1:9"))
 	fmt.Println(err) // it was loaded here

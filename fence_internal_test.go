@@ -20,8 +20,9 @@ func newTestFence(t *testing.T) (f *fence, raised *int) {
 	return f, raised
 }
 
-// sleepFor has the fence find that the process did not run.
-func (f *fence) sleepFor(d time.Duration) {
+// oversleep has the fence find that the process did not run.
+func (f *fence) oversleep() {
+	const d = 10 * time.Second
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.up == nil {
@@ -47,8 +48,8 @@ func TestFenceStaysDownWhileTheProcessRuns(t *testing.T) {
 
 func TestWhoeverSeesThePauseFirstRaisesTheFence(t *testing.T) {
 	for name, see := range map[string]func(f *fence){
-		"a Get":      func(f *fence) { f.sleepFor(10 * time.Second); f.open(now()) },
-		"the ticker": func(f *fence) { f.sleepFor(10 * time.Second); time.Sleep(pauseTick); synctest.Wait() },
+		"a Get":      func(f *fence) { f.oversleep(); f.open(now()) },
+		"the ticker": func(f *fence) { f.oversleep(); time.Sleep(pauseTick); synctest.Wait() },
 		"the wall clock": func(f *fence) {
 			f.mu.Lock()
 			f.ahead -= time.Hour // suspended
@@ -97,10 +98,10 @@ func TestPauseWhileTheFenceIsUpKeepsItUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f, _ := newTestFence(t)
-				f.sleepFor(10 * time.Second)
+				f.oversleep()
 				f.open(now())
 				asked := f.times.Load()
-				f.sleepFor(10 * time.Second)
+				f.oversleep()
 				if tick {
 					time.Sleep(pauseTick)
 					synctest.Wait()
@@ -121,7 +122,7 @@ func TestPauseWhileTheFenceIsUpKeepsItUp(t *testing.T) {
 func TestFenceThatIsStoppedStaysDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, raised := newTestFence(t)
-		f.sleepFor(10 * time.Second)
+		f.oversleep()
 		f.open(now())
 		asked := f.times.Load()
 		f.stop()
@@ -140,7 +141,7 @@ func TestOnlyTheFirstBehindTheFenceWait(t *testing.T) {
 		if !f.wait(t.Context()) {
 			t.Error("there is a wait without a fence")
 		}
-		f.sleepFor(10 * time.Second)
+		f.oversleep()
 		f.open(now())
 		for i, want := range []time.Duration{fencePatience, 0, 0} {
 			start := time.Now()
@@ -153,13 +154,13 @@ func TestOnlyTheFirstBehindTheFenceWait(t *testing.T) {
 		}
 		time.AfterFunc(fencePatience/2, func() { f.lower(f.times.Load()) })
 		f.lower(f.times.Load())
-		f.sleepFor(10 * time.Second)
+		f.oversleep()
 		f.open(now())
 		start := time.Now()
 		if !f.wait(t.Context()) || time.Since(start) != fencePatience/2 {
 			t.Errorf("who waits is let go %v after the fence went up, want %v", time.Since(start), fencePatience/2)
 		}
-		f.sleepFor(10 * time.Second)
+		f.oversleep()
 		f.open(now())
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()

@@ -1,5 +1,7 @@
 package peercache
 
+import "slices"
+
 // What a shard of a store remembers of the invalidations of its keys: for each key that
 // was removed within idsLife, by whom. With it a fetch tells the peer it asks what that
 // must have applied first, and a value from another memory shows whether it is older than
@@ -47,7 +49,7 @@ func (m *memory) raise(key string, news ids, at int64) (old ids) {
 	m.ids[key] = remembered{kept, at}
 	m.order = append(m.order, reminder{key, at})
 	for len(m.ids) > maxRemembered || m.bytes > maxRememberedBytes || len(m.order)-m.gone > 4*maxRemembered {
-		old = append(old[:len(old):len(old)], m.forgetFirst()...)
+		old = append(slices.Clip(old), m.forgetFirst()...)
 	}
 	return old
 }

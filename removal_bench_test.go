@@ -112,7 +112,7 @@ func BenchmarkGetBesideRemoves(b *testing.B) {
 				if hits {
 					besideRemoves(b, asker.copies, remover.copies, asker.Self().URL, same)
 				} else {
-					besideRemoves(b, asker.benchNode.cache, remover.benchNode.cache, asker.Self().URL, same)
+					besideRemoves(b, asker.cache, remover.cache, asker.Self().URL, same)
 				}
 			})
 		}

@@ -393,7 +393,7 @@ func runSchedules(t *testing.T, from uint64, n int, limit time.Duration, broken 
 	slotTables()
 	start := time.Now()
 	for ran < n && time.Since(start) < limit {
-		synctest.Test(t, func(t *testing.T) {
+		synctest.Test(t, func(*testing.T) {
 			for range min(together, n-ran) {
 				seed = from + uint64(ran)
 				ran++
