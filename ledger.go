@@ -59,7 +59,6 @@ func (r *removal) size() int {
 // the network.
 type ledger struct {
 	boot  uint64
-	born  int64
 	cache func(name string) *engine // nil if there is none of that name
 
 	mostRecords int // maxRecords, but in tests
@@ -79,7 +78,7 @@ type ledger struct {
 }
 
 func newLedger(boot uint64, cache func(string) *engine) *ledger {
-	return &ledger{boot: boot, born: now(), cache: cache, mostRecords: maxRecords, boots: make(map[uint64]*progress)}
+	return &ledger{boot: boot, cache: cache, mostRecords: maxRecords, boots: make(map[uint64]*progress)}
 }
 
 // progressLocked returns what is known of a process's invalidations.

@@ -114,8 +114,8 @@ func (l *ledger) found() {
 	l.adopted = true
 }
 
-// adopt begins where a peer said. drop drops everything, and is called if what the caches
-// hold may be older than that: in a process that has been alone for too long.
+// adopt begins where a peer said. drop drops everything, and is called if there was
+// anything before that: what the caches hold may be older.
 func (l *ledger) adopt(since ids, drop func()) {
 	if !l.isFresh() {
 		return
@@ -123,8 +123,8 @@ func (l *ledger) adopt(since ids, drop func()) {
 	since = slices.DeleteFunc(since, func(i id) bool { return i.boot == l.boot })
 	told := since[:min(len(since), maxBoots/2)] // the rest is the past, and room is for those that come
 	l.age(told)
-	if time.Duration(now()-l.born) > idsLife/2 {
-		drop()
+	if !l.covers(since) {
+		drop() // also what is being loaded: it may have begun before what is not told any more
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -74,7 +74,6 @@ func TestMutationOfEachPartIsNoticed(t *testing.T) {
 		"what was missed is not asked for":        syncsNothing,
 		"whom others know is not told":            hashesAlike,
 		"what nobody can tell is not dropped for": keepsAll,
-		"a pause is not noticed":                  unfenced,
 		"a value's birth ids are not looked at":   bornNow,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -90,3 +89,34 @@ func TestMutationOfEachPartIsNoticed(t *testing.T) {
 // mutationSchedules is how many may go by before a fault is noticed: some ten times what
 // the least noticeable takes.
 const mutationSchedules = 20_000
+
+// Random schedules hardly ever stop a process, remove a key without it and ask it before it
+// has heard of anything: this one does.
+func TestMutationOfTheFenceIsNoticed(t *testing.T) {
+	for _, broken := range []fault{sound, unfenced} {
+		directed(t, 3, func(t *testing.T, s *schedule, key string) {
+			s.fault = broken
+			two := s.processes[2]
+			s.get(two, key)
+			s.deliver(t, "get", 1)
+			s.load()
+			s.load()
+			s.deliver(t, "answer", 2)
+			two.paused = true
+			s.gossip(s.processes[0], two)
+			s.gossip(s.processes[1], two)
+			s.invalidate(s.processes[0], "Remove", []string{key})
+			s.deliver(t, "invalidate", 1)
+			s.deliver(t, "invalidate answered", 0)
+			s.resume(two)
+			s.get(two, key)
+			s.settle()
+			s.wait(fencePatience)
+			s.flow(time.Second)
+			if wrong := len(s.problems) > 0; wrong != (broken == unfenced) {
+				t.Errorf("with fault %d: %q", broken, s.problems)
+			}
+			s.problems = nil
+		})
+	}
+}

@@ -35,6 +35,9 @@ func (e *engine) peekFirst(ctx context.Context, loads []*flight) []*flight {
 	byHolder := make(map[string][]*flight)
 	var asked []*flight
 	rest := slices.DeleteFunc(slices.Clone(loads), func(f *flight) bool {
+		if len(f.need) > 0 {
+			return false // lately removed: they have nothing
+		}
 		holders := e.holders(r, f.key, at)
 		for _, peer := range holders {
 			byHolder[peer] = append(byHolder[peer], f)
