@@ -22,8 +22,8 @@ var (
 	// same load from elsewhere.
 	ErrOverloaded = errors.New("peercache: overloaded")
 
-	// ErrPartial is in every error of Set and Remove that reached only some
-	// peers; errors.As to [*PartialError] names the others.
+	// ErrPartial is in every error of Set, Remove and Clear that reached only
+	// some peers in time; errors.As to [*PartialError] names the others.
 	ErrPartial = errors.New("peercache: some peers did not confirm")
 
 	// ErrClosed is returned by a cache after Close.
@@ -49,10 +49,11 @@ func (e *PeerError) Error() string {
 // Unwrap returns Err.
 func (e *PeerError) Unwrap() error { return e.Err }
 
-// A PartialError names the peers that did not confirm a Set or Remove. Such a peer
-// may go on serving what it had before, and give it to others that ask: a copy for
-// at most HotTTL, an entry that it owns, or keeps as one of the next owners in line,
-// to the end of its life. Calling Remove again, until it returns nil, is always safe.
+// A PartialError names the peers that did not confirm a Set, Remove or Clear in time. They
+// are told again and again, for ten minutes, until they confirm or leave. Until then such
+// a peer may go on serving what it had before, and give it to others that ask: a copy for
+// at most HotTTL, an entry that it owns, or keeps as one of the next owners in line, to the
+// end of its life. The process that called reads the keys from none of them.
 type PartialError struct {
 	Peers map[string]error // by URL, never empty, no error nil
 }

@@ -299,13 +299,13 @@ func (n *Node) SetPeers(peers ...Peer) error {
 	return nil
 }
 
-// Leave tells the peers that this node goes, goes on answering them for the 2
-// seconds they may need to notice, and stops: when it returns, the node has closed
-// its sockets and runs nothing any more. (Timers of the gossip library end within
-// 2 seconds, loads within LoadTimeout.) Call it before http.Server.Shutdown. A ctx
-// that ends cuts this short, and one that has ended stops the node at once; the
-// error is then ctx's. Leaving again waits for the first Leave, and cuts it short in
-// the same way.
+// Leave tells the peers that this node goes, hands the entries that it holds to those who
+// own them without it, for 5 seconds at most, goes on answering for the 2 seconds that
+// peers may need to notice, and stops: when it returns, the node has closed its sockets
+// and runs nothing any more. (Timers of the gossip library end within 2 seconds, loads
+// within LoadTimeout.) Call it before http.Server.Shutdown. A ctx that ends cuts this
+// short, and one that has ended stops the node at once; the error is then ctx's. Leaving
+// again waits for the first Leave, and cuts it short in the same way.
 //
 // The node's caches go on working, alone. Nobody tells them of removals any more,
 // so that they serve nothing for longer than HotTTL from when Leave was called.
