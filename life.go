@@ -23,6 +23,9 @@ const (
 	// often enough" is not "known by everyone".
 	lingerTime = 2 * time.Second
 
+	// farewellTime is how long gossip needs to tell of a leave, about.
+	farewellTime = 500 * time.Millisecond
+
 	// leaveTimeout bounds the announcement of a leave. Gossip needs a few tenths
 	// of a second for five nodes, and more for hundreds.
 	leaveTimeout = 5 * time.Second
@@ -373,10 +376,17 @@ func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
 }
 
 // handOver sends the entries that this node holds to those who own them without it, for
-// handoverTimeout at most.
+// handoverTimeout at most. Where ctx ends soon, to say goodbye comes first.
 func (n *Node) handOver(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, handoverTimeout)
+	limit := handoverTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline)-farewellTime)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	if ctx.Err() != nil {
+		return
+	}
 	start := now()
 	r := n.view()
 	if r.self < 0 {
