@@ -61,12 +61,12 @@ type catcher struct {
 // somebody else has what they know).
 const maxMet = 64
 
-// start has the process compared once a second, at once for the first time.
+// start has the process compared once a second. Who joins does so before it is active.
 func (k *catcher) start() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.stopped {
-		k.timer = time.AfterFunc(0, k.tick)
+		k.timer = time.AfterFunc(rand.N(syncInterval), k.tick)
 	}
 }
 

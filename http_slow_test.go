@@ -184,10 +184,10 @@ func TestTimeToDecodeIsNotTheOwnersSilence(t *testing.T) {
 
 func TestHandlerWorksBehindWritersThatCannotFlush(t *testing.T) {
 	b := newBareNodes(t, 2)
-	b.setPeers()
 	for host, h := range b.handlers {
 		b.handlers[host] = http.TimeoutHandler(h, 10*time.Second, "")
 	}
+	b.setPeers()
 	o := &origin{}
 	caches := bareCaches(b, "c", func(ctx context.Context, key string) (string, time.Duration, error) {
 		_, _, _ = o.load(ctx, key)

@@ -43,7 +43,7 @@ func TestStrangerAtAPeersAddressHearsNeitherKeysNorValues(t *testing.T) {
 			meetEachOther(t, a, b)
 			for from, to := range map[*realNode]*realNode{a: b, b: a} {
 				large := strings.Repeat(victim, 20_000)
-				for _, key := range keysOf(to, "key-"+victim, 20) {
+				for _, key := range keysOf(to, "key-"+victim, 5) {
 					if v, err := from.cache.Get(t.Context(), key); err != nil || v != "value "+victim+" "+key {
 						t.Errorf("Get(%s) = %q, %v", key, v, err)
 					}
