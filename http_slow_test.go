@@ -76,6 +76,7 @@ func TestStalledRequestIsCutOff(t *testing.T) {
 }
 
 func TestEmptyAnswerConfirmsNothing(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for name, h := range map[string]http.HandlerFunc{
 		"nothing": func(http.ResponseWriter, *http.Request) {},
 		"a heartbeat": func(w http.ResponseWriter, _ *http.Request) {

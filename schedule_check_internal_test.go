@@ -412,7 +412,7 @@ func runSchedules(t *testing.T, from uint64, n int, limit time.Duration, broken 
 func TestSchedulesReadNothingThatWasInvalidated(t *testing.T) {
 	n, limit := *schedules, time.Duration(math.MaxInt64)
 	if n == 0 {
-		n, limit = 10_000, 8*time.Second
+		n, limit = 10_000, 4*time.Second
 	}
 	from := *scheduleFrom
 	if from == 0 {

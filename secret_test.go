@@ -302,6 +302,7 @@ func TestJoinFailsWhereASeedHasAnotherSecret(t *testing.T) {
 // TestSecretIsChangedInThreeRollouts changes the secret of a cluster of three, one process
 // after the other, while all of them fetch from each other.
 func TestSecretIsChangedInThreeRollouts(t *testing.T) {
+	t.Parallel() // it mostly waits
 	start := func(secret, alternate []byte, seeds ...string) *realNode {
 		n := newSecret(t, secret, alternate)
 		if err := n.Join(t.Context(), seeds...); err != nil {
