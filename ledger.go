@@ -332,14 +332,15 @@ func (l *ledger) coveredBy(applied ids) bool {
 }
 
 // stirred reports whether somebody may not have what this process has, or have what it
-// has not: there was an invalidation lately, or it is new. Each takes some seconds to get
-// to all that can be reached, and whoever could not be compares itself when it is back.
+// has not: there was an invalidation lately, or one was passed over, behind which others
+// are spoken of from then on, or the process is new. Each takes some seconds to get to all
+// that can be reached, and whoever could not be compares itself when it is back.
 func (l *ledger) stirred() bool {
 	at := now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range l.boots {
-		if time.Duration(at-p.heard) < idsLife || p.lacks() {
+		if time.Duration(at-max(p.heard, p.passed)) < idsLife || p.lacks() {
 			return true
 		}
 	}

@@ -88,6 +88,25 @@ func TestGapOfAnyLengthIsFoundAndPassedOverAtOnce(t *testing.T) {
 	})
 }
 
+// What came early is spoken of only once the gap before it is passed over. By then it may
+// have come a minute ago, and nobody else would ask.
+func TestWhoPassesOverAGapComparesItselfAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLedger()
+		l.found()
+		applyAll(l, other, 2)
+		time.Sleep(idsLife + time.Second)
+		l.passOver(l.gaps(nobodyLives))
+		if !l.stirred() {
+			t.Error("not stirred after a gap was passed over, and nobody hears what came behind it")
+		}
+		time.Sleep(idsLife + time.Second)
+		if l.stirred() {
+			t.Error("stirred a minute later still")
+		}
+	})
+}
+
 func TestGapOfAProcessThatLivesIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLedger()

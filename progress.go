@@ -14,12 +14,13 @@ type progress struct {
 	evicted uint64              // the highest that is in the log no more
 	aged    uint64              // up to here, they are not remembered key by key
 	heard   int64               // when the last came
+	passed  int64               // when upTo last moved without one
 	gap     int64               // since when something is known to be missing
 }
 
-// lacking returns the first run of which lacks says that there is one: what is before an early one,
-// or, if there is none, before what aged. Nobody else may have the latter either: a key
-// needed it, and its process died before it told anybody more.
+// lacking returns the first run of which lacks says that there is one: what is before an
+// early one, or, if there is none, before what aged. Nobody else may have the latter
+// either: a key needed it, and its process died before it told anybody more.
 func (p *progress) lacking() (first, last uint64) {
 	first, last = p.upTo+1, p.aged
 	if len(p.early) > 0 {
@@ -53,6 +54,7 @@ func (p *progress) passTo(seq uint64) (passed int) {
 		return 0
 	}
 	for p.upTo < seq {
+		p.passed = now()
 		p.upTo++
 		if _, early := p.early[p.upTo]; early {
 			delete(p.early, p.upTo)
@@ -80,6 +82,6 @@ func (p *progress) skipTo(seq uint64) {
 			delete(p.early, early)
 		}
 	}
-	p.upTo = seq
+	p.upTo, p.passed = seq, now()
 	p.absorb()
 }
