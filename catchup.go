@@ -102,8 +102,8 @@ func (k *catcher) meet(peer string) {
 	k.wake()
 }
 
-// behind has the process compared at once with a peer that knows of what this process has missed, but
-// not for each of its requests.
+// behind has the process compared at once with a peer that knows of what this process has
+// missed, but not for each of its requests.
 func (k *catcher) behind(peer string) {
 	at := now()
 	k.mu.Lock()

@@ -43,13 +43,7 @@ const (
 	maxBacklog      = 10
 )
 
-var (
-	// errNotMine is a peer that answers, and cannot act for a key: by its ring it
-	// may not, it has no such cache, or it has left.
-	errNotMine = errors.New("peercache: the peer may not act for the key")
-
-	errUntold = errors.New("peercache: the peer has not confirmed yet")
-)
+var errUntold = errors.New("peercache: the peer has not confirmed yet")
 
 // A postman delivers the removals of one process.
 type postman struct {

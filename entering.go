@@ -238,8 +238,8 @@ func (n *Node) greet(ctx context.Context, peer string, as state) (greeting, erro
 	return greeting{resp.GetHello().GetBoot(), answer.GetStatus(), answer.GetText()}, nil
 }
 
-// welcome answers a Meet, and calls alive now and then until it does. A newcomer is dialled back, if gossip tells of it: else a
-// stranger could have this node send requests anywhere.
+// welcome answers a Meet, and calls alive now and then until it does. A newcomer is dialled
+// back, if gossip tells of it: else a stranger could have this node send requests anywhere.
 func (n *Node) welcome(ctx context.Context, alive func(), hello *wire.Hello) (wire.Status, string) {
 	if state(hello.GetState()) != stateJoining {
 		return wire.Status_OK, ""

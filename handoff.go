@@ -306,7 +306,7 @@ type plan struct {
 	from, to *consistenthash.Table
 	self     string
 	leaving  bool
-	stays    map[string]bool // who is in both
+	stays    map[string]bool // who is in to
 }
 
 func newPlan(from, to *consistenthash.Table, self string, leaving bool) *plan {
@@ -321,18 +321,20 @@ func newPlan(from, to *consistenthash.Table, self string, leaving bool) *plan {
 func (p *plan) nothing() bool { return p.to.Len() == 0 || p.to.Len() == 1 && p.stays[p.self] }
 
 // targets returns whom this process sends the entry of a key to, of which there are to be
-// copies. It is for the first of those who had it and are still there to send it, and all
-// who are to have it and had it not get it.
+// copies. It is for the first of those who had it and are still there to send it, and for
+// one that leaves; all who are to have it and had it not get it.
 func (p *plan) targets(hash uint64, copies int) []string {
 	slot := consistenthash.Slot(hash)
 	var rooms [2][mayActOwnersMax]int
 	had := p.from.AppendOwners(rooms[0][:0], slot, copies)
-	first := slices.IndexFunc(had, func(i int) bool {
-		url := p.from.Nodes()[i].ID
-		return url == p.self || p.stays[url]
-	})
-	if first < 0 && !p.leaving || first >= 0 && p.from.Nodes()[had[first]].ID != p.self && !p.leaving {
-		return nil
+	if !p.leaving {
+		first := slices.IndexFunc(had, func(i int) bool {
+			url := p.from.Nodes()[i].ID
+			return url == p.self || p.stays[url]
+		})
+		if first < 0 || p.from.Nodes()[had[first]].ID != p.self {
+			return nil
+		}
 	}
 	var targets []string
 	for _, i := range p.to.AppendOwners(rooms[1][:0], slot, copies) {

@@ -54,6 +54,10 @@ var (
 	errMute   = errors.New("peercache: the peer answered without a word")
 	errForged = errors.New("peercache: the answer does not fit the request")
 
+	// errNotMine is a peer that answers, and cannot act for a key: by its ring it
+	// may not, it has no such cache, or it has left.
+	errNotMine = errors.New("peercache: the peer may not act for the key")
+
 	// errDraining is a peer that has left, which is a way of not being the owner.
 	errDraining = fmt.Errorf("%w: it has left", errNotMine)
 )

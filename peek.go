@@ -119,13 +119,9 @@ func (e *engine) peekAll(byHolder map[string][]*flight) {
 func (e *engine) peek(peer string, flights []*flight, until int64) []*wire.Answer {
 	start := now()
 	ask := func(indexes []int, large bool) []*wire.Answer {
-		peek := &wire.Peek{Large: large}
+		peek := &wire.Peek{Keys: make([][]byte, len(indexes)), Large: large}
 		for i, index := range indexes {
-			f := flights[index]
-			peek.Keys = append(peek.Keys, wire.Bytes(f.key))
-			if len(f.need) > 0 {
-				peek.Needs = append(peek.Needs, &wire.Need{Index: uint32(i), Ids: f.need.toWire()})
-			}
+			peek.Keys[i] = wire.Bytes(flights[index].key)
 		}
 		resp, _ := e.node.coherence().call(peer, &wire.Request{Cache: e.name, Op: &wire.Request_Peek{Peek: peek}}, time.Duration(until-now()))
 		late := uint64((now() - start) / int64(time.Millisecond))
@@ -194,14 +190,9 @@ func (e *engine) itemFrom(value []byte, ttlMs uint64, absent bool) (it item, ok 
 
 // servePeek answers what is in memory, and is no copy.
 func (e *engine) servePeek(peek *wire.Peek, resp *wire.Response) {
-	needs := needsOf(len(peek.GetKeys()), peek.GetNeeds())
 	size := 0
 	for i, k := range peek.GetKeys() {
-		key := wire.String(k)
-		if needs != nil && len(needs[i]) > 0 {
-			e.store.invalidate(key, needs[i])
-		}
-		entry := e.entryFor(key)
+		entry := e.entryFor(wire.String(k))
 		if entry == nil {
 			continue
 		}

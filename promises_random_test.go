@@ -21,22 +21,9 @@ import (
 // return may be.
 
 func TestPromisesHoldInRandomSchedules(t *testing.T) {
-	first := *seedFrom
-	if first == 0 {
-		first = rand.Uint64()
-	}
-	n := *seeds
-	if testing.Short() {
-		n = min(n, 5)
-	}
-	for i := range n {
-		seed := first + uint64(i)
-		if !t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { newTrial(t, seed).run() })
-		}) {
-			t.Fatalf("run it alone with -run TestPromisesHoldInRandomSchedules -seeds 1 -seed %d", seed)
-		}
-	}
+	eachSeed(t, func(t *testing.T, seed uint64) {
+		synctest.Test(t, func(t *testing.T) { newTrial(t, seed).run() })
+	})
 }
 
 // A climate is what faults a trial has, and for how long it runs. Cut off for more

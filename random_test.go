@@ -28,6 +28,14 @@ var (
 )
 
 func TestRandomSchedules(t *testing.T) {
+	eachSeed(t, func(t *testing.T, seed uint64) {
+		synctest.Test(t, func(t *testing.T) { newSchedule(t, seed).run() })
+	})
+}
+
+// eachSeed runs a schedule for each of the seeds.
+func eachSeed(t *testing.T, run func(t *testing.T, seed uint64)) {
+	t.Helper()
 	first := *seedFrom
 	if first == 0 {
 		first = rand.Uint64()
@@ -38,10 +46,8 @@ func TestRandomSchedules(t *testing.T) {
 	}
 	for i := range n {
 		seed := first + uint64(i)
-		if !t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { newSchedule(t, seed).run() })
-		}) {
-			t.Fatalf("run it alone with -run TestRandomSchedules -seeds 1 -seed %d", seed)
+		if !t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { run(t, seed) }) {
+			t.Fatalf("run it alone with -run %s -seeds 1 -seed %d", t.Name(), seed)
 		}
 	}
 }

@@ -154,7 +154,7 @@ func (s *store) judge(key string, rec record, expires int64) (it item, stale, ok
 	}
 	r := s.view()
 	if it.ring != r.version {
-		if it, ok = s.reconsider(key, r, at); !ok {
+		if it, ok = s.reconsider(key, it, r, at); !ok {
 			return it, false, false
 		}
 	}
@@ -184,7 +184,7 @@ func (s *store) peek(key string) (item, bool) {
 			return item{}, false
 		}
 		if r := s.view(); it.ring != r.version {
-			it, ok = s.reconsider(key, r, at)
+			it, ok = s.reconsider(key, it, r, at)
 		}
 	}
 	return it, ok && it.expires > at
@@ -195,8 +195,11 @@ func (s *store) peek(key string) (item, bool) {
 // a copy from now on. It is asked once for each ring, but again and again while the node
 // may act by an older table only: for as long the item keeps all of its life, with which
 // it may be handed to the new owner.
-func (s *store) reconsider(key string, r *ring, at int64) (item, bool) {
+func (s *store) reconsider(key string, it item, r *ring, at int64) (item, bool) {
 	until := r.mayActUntil(consistenthash.Hash(s.hash, key), s.mayAct, at)
+	if !r.left && !it.copied && until > at && until != never {
+		return it, true
+	}
 	var seen item
 	ok := s.update(key, at, func(it *item) {
 		switch {

@@ -63,9 +63,9 @@ func (s *store) known(key string) ids {
 	return s.knownLocked(sh, key)
 }
 
-// mayEnd reports whether a flight may end with a value of another memory that was born with these
-// ids: nothing was applied here that the value has not seen. What the other has applied to
-// the key is, here too.
+// mayEnd reports whether a flight may end with a value of another memory that was born
+// with these ids: nothing was applied here that the value has not seen. What the other has
+// applied to the key is, here too.
 func (s *store) mayEnd(f *flight, birth ids) bool {
 	sh := f.shard
 	sh.mu.Lock()

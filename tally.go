@@ -17,8 +17,8 @@ type tally struct {
 
 	mu      sync.Mutex // guards the fields below
 	waiting map[string]*confirmation
-	told    map[string]struct{} // beyond those that the caller knew
-	known   []string            // these
+	known   []string            // whom the caller knew
+	told    map[string]struct{} // these and more; nil before somebody knew others
 	ended   bool
 }
 

@@ -1037,8 +1037,7 @@ func (x *Record) GetClear() bool {
 type Peek struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          [][]byte               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
-	Needs         []*Need                `protobuf:"bytes,2,rep,name=needs,proto3" json:"needs,omitempty"`
-	Large         bool                   `protobuf:"varint,3,opt,name=large,proto3" json:"large,omitempty"` // on a stream for large values, which others are not answered
+	Large         bool                   `protobuf:"varint,2,opt,name=large,proto3" json:"large,omitempty"` // on a stream for large values, which others are not answered
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1076,13 +1075,6 @@ func (*Peek) Descriptor() ([]byte, []int) {
 func (x *Peek) GetKeys() [][]byte {
 	if x != nil {
 		return x.Keys
-	}
-	return nil
-}
-
-func (x *Peek) GetNeeds() []*Need {
-	if x != nil {
-		return x.Needs
 	}
 	return nil
 }
@@ -1546,11 +1538,10 @@ const file_wire_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x06R\x03seq\x12\x14\n" +
 	"\x05cache\x18\x03 \x01(\tR\x05cache\x12\x12\n" +
 	"\x04keys\x18\x04 \x03(\fR\x04keys\x12\x14\n" +
-	"\x05clear\x18\x05 \x01(\bR\x05clear\"_\n" +
+	"\x05clear\x18\x05 \x01(\bR\x05clear\"0\n" +
 	"\x04Peek\x12\x12\n" +
-	"\x04keys\x18\x01 \x03(\fR\x04keys\x12-\n" +
-	"\x05needs\x18\x02 \x03(\v2\x17.peercache.wire.v1.NeedR\x05needs\x12\x14\n" +
-	"\x05large\x18\x03 \x01(\bR\x05large\"\xa0\x01\n" +
+	"\x04keys\x18\x01 \x03(\fR\x04keys\x12\x14\n" +
+	"\x05large\x18\x02 \x01(\bR\x05large\"\xa0\x01\n" +
 	"\x04Push\x122\n" +
 	"\aentries\x18\x01 \x03(\v2\x18.peercache.wire.v1.EntryR\aentries\x120\n" +
 	"\aapplied\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\aapplied\x12\x12\n" +
@@ -1660,21 +1651,20 @@ var file_wire_proto_depIdxs = []int32{
 	0,  // 16: peercache.wire.v1.Answer.status:type_name -> peercache.wire.v1.Status
 	5,  // 17: peercache.wire.v1.Answer.birth:type_name -> peercache.wire.v1.Ids
 	11, // 18: peercache.wire.v1.Invalidate.records:type_name -> peercache.wire.v1.Record
-	7,  // 19: peercache.wire.v1.Peek.needs:type_name -> peercache.wire.v1.Need
-	14, // 20: peercache.wire.v1.Push.entries:type_name -> peercache.wire.v1.Entry
-	5,  // 21: peercache.wire.v1.Push.applied:type_name -> peercache.wire.v1.Ids
-	5,  // 22: peercache.wire.v1.Entry.birth:type_name -> peercache.wire.v1.Ids
-	5,  // 23: peercache.wire.v1.Sync.applied:type_name -> peercache.wire.v1.Ids
-	5,  // 24: peercache.wire.v1.Synced.applied:type_name -> peercache.wire.v1.Ids
-	11, // 25: peercache.wire.v1.Synced.records:type_name -> peercache.wire.v1.Record
-	17, // 26: peercache.wire.v1.Synced.gone:type_name -> peercache.wire.v1.Range
-	5,  // 27: peercache.wire.v1.Synced.through:type_name -> peercache.wire.v1.Ids
-	5,  // 28: peercache.wire.v1.Synced.begin:type_name -> peercache.wire.v1.Ids
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	14, // 19: peercache.wire.v1.Push.entries:type_name -> peercache.wire.v1.Entry
+	5,  // 20: peercache.wire.v1.Push.applied:type_name -> peercache.wire.v1.Ids
+	5,  // 21: peercache.wire.v1.Entry.birth:type_name -> peercache.wire.v1.Ids
+	5,  // 22: peercache.wire.v1.Sync.applied:type_name -> peercache.wire.v1.Ids
+	5,  // 23: peercache.wire.v1.Synced.applied:type_name -> peercache.wire.v1.Ids
+	11, // 24: peercache.wire.v1.Synced.records:type_name -> peercache.wire.v1.Record
+	17, // 25: peercache.wire.v1.Synced.gone:type_name -> peercache.wire.v1.Range
+	5,  // 26: peercache.wire.v1.Synced.through:type_name -> peercache.wire.v1.Ids
+	5,  // 27: peercache.wire.v1.Synced.begin:type_name -> peercache.wire.v1.Ids
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }

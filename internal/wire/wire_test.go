@@ -43,7 +43,7 @@ func samples() []proto.Message {
 		{Op: &wire.Request_Get{Get: &wire.Get{Keys: [][]byte{{}, {0, 0xff}}, Needs: []*wire.Need{need}}}},
 		{Op: &wire.Request_Set{Set: &wire.Set{Boot: 1, Seq: 2, Key: []byte("k"), Value: []byte("v"), TtlMs: 3}}},
 		{Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: []*wire.Record{record, record}, Members: 5}}},
-		{Op: &wire.Request_Peek{Peek: &wire.Peek{Keys: [][]byte{{1}}, Needs: []*wire.Need{need}, Large: true}}},
+		{Op: &wire.Request_Peek{Peek: &wire.Peek{Keys: [][]byte{{1}}, Large: true}}},
 		{Op: &wire.Request_Push{Push: &wire.Push{Entries: []*wire.Entry{entry}, Applied: ids, Mark: 6, MarkAgeMs: 7}}},
 		{Op: &wire.Request_Sync{Sync: &wire.Sync{Applied: ids, Fresh: true}}},
 		{Op: &wire.Request_Meet{Meet: &wire.Meet{}}},
