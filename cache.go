@@ -115,8 +115,9 @@ type Options struct {
 	// Replicas is how many other nodes hold each entry that this node owns too, in other
 	// zones as far as there are any. They get it in the background, keep it for its full
 	// life within their MaxBytes, and answer when the owner is gone, so that its death costs
-	// the origin next to nothing. A replica is no copy: HotTTL does not concern it. Default
-	// 0; New panics beyond 2. All nodes should have the same.
+	// the origin next to nothing, and also when it takes more than 5 to 50 ms, depending on
+	// how long fetches take usually. A replica is no copy: HotTTL does not concern it.
+	// Default 0; New panics beyond 2. All nodes should have the same.
 	Replicas int
 
 	// MaxLoads is how many calls of the loader may run at once in this process.

@@ -89,6 +89,7 @@ type engine struct {
 	decode func(bytes string) (any, error) // nil for values that are bytes
 	node   network                         // nil: alone for ever
 	store  *store
+	hedger *hedger // nil for a cache without replicas
 	closed atomic.Bool
 
 	undecodable everyMinute
@@ -101,6 +102,9 @@ func newEngine(name string, opts Options, batch bool) *engine {
 		e.node = opts.Node
 	}
 	e.store = newStore(e.seed, opts, e.node)
+	if e.node != nil && opts.Replicas > 0 {
+		e.hedger = newHedger(e)
+	}
 	return e
 }
 
@@ -255,6 +259,7 @@ func (e *engine) run(ctx context.Context, b begun) {
 	case len(b.fetches) == 0:
 		if e.node.admit(b.fetch.owner) {
 			e.node.ask(b.fetch.owner, e.newInquiryOf(ctx, b.fetch.owner, b.fetch.flight))
+			e.hedger.watch(b.fetch)
 			return
 		}
 		go e.fetch(ctx, "", []*flight{b.fetch.flight})
@@ -266,13 +271,18 @@ func (e *engine) run(ctx context.Context, b begun) {
 // fetchAll sends one request to each owner. What does not fit one, or cannot go to the
 // first owner, is left to a goroutine.
 func (e *engine) fetchAll(ctx context.Context, fetches []begunFetch) {
-	byOwner := make(map[string][]*flight)
+	byOwner := make(map[string][]begunFetch)
 	for _, f := range fetches {
-		byOwner[f.owner] = append(byOwner[f.owner], f.flight)
+		byOwner[f.owner] = append(byOwner[f.owner], f)
 	}
-	for owner, flights := range byOwner {
+	for owner, group := range byOwner {
+		flights := make([]*flight, len(group))
+		for i, f := range group {
+			flights[i] = f.flight
+		}
 		if len(flights) <= wire.MaxKeys && e.node.admit(owner) {
 			e.node.ask(owner, e.newInquiry(ctx, owner, flights))
+			e.hedger.watch(group...)
 			continue
 		}
 		go e.fetch(ctx, "", flights)

@@ -51,7 +51,7 @@ func (e *engine) peekFirst(ctx context.Context, loads []*flight) []*flight {
 		ctx = context.WithoutCancel(ctx)
 		go func() { // which peekTimeout bounds, and the codec
 			defer func() { // also if the codec ends the goroutine
-				if left := slices.DeleteFunc(asked, (*flight).isEnded); len(left) > 0 {
+				if left := slices.DeleteFunc(asked, (*flight).isDone); len(left) > 0 {
 					e.gate.enter(&call{ctx: ctx, flights: left})
 				}
 			}()
@@ -166,14 +166,24 @@ func (e *engine) take(flights []*flight, answers []*wire.Answer) {
 			}
 			it.inflated = true
 		}
-		out := outcome{item: it, copyUntil: after(now(), max(e.opts.HotTTL, 0))}
+		var err error
 		if it.absent {
-			out.err = ErrNotFound
+			err = ErrNotFound
 		}
-		if e.store.mayEnd(f, idsOf(a.GetBirth())) && e.store.end(f, out) {
-			f.shard.peeked.Add(1)
-			e.replicate(f.key)
+		hot := after(now(), max(e.opts.HotTTL, 0))
+		if f.kind == fetchFlight {
+			it.asCopy(hot)
+			it.fleeting = e.opts.HotTTL < 0
 		}
+		if !e.store.mayEnd(f, idsOf(a.GetBirth())) || !e.store.end(f, outcome{item: it, copyUntil: hot, err: err}) {
+			continue
+		}
+		if f.kind == fetchFlight {
+			f.shard.hedged.Add(1)
+			continue
+		}
+		f.shard.peeked.Add(1)
+		e.replicate(f.key)
 	}
 }
 

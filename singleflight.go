@@ -93,11 +93,14 @@ func (f *flight) watch(w watcher, i int) {
 	}
 }
 
-// isEnded reports whether the flight has its outcome.
-func (f *flight) isEnded() bool {
-	f.shard.mu.Lock()
-	defer f.shard.mu.Unlock()
-	return f.ended
+// isDone reports whether the flight has its outcome. It may say no for a moment longer.
+func (f *flight) isDone() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // wait returns the outcome, or the error of ctx if that ends first.

@@ -23,6 +23,8 @@ type Stats struct {
 	Served     int64 // keys answered to peers
 
 	Peeked   int64 // keys that were not loaded because a previous owner had them in memory
+	Hedges   int64 // keys that a replica was asked for too, because their owner took its time
+	Hedged   int64 // of these that it answered before the owner
 	Handed   int64 // entries given to other nodes, as their new owners or replicas
 	Refused  int64 // entries that other nodes gave and that are older than a removal
 	Detached int64 // loads and fetches that a Set, Remove or Clear overtook
@@ -43,6 +45,7 @@ type counters struct {
 	peerGets, peerErrors, served atomic.Int64
 	detached, needed             atomic.Int64
 	peeked, handed, refused      atomic.Int64
+	hedges, hedged               atomic.Int64
 
 	// What the lru has counted that was none: of its lookups those that were no
 	// Gets of callers here, and of its hits those that were not theirs or came to
@@ -72,6 +75,8 @@ func (s *Stats) add(c *counters) {
 	s.PeerErrors += c.peerErrors.Load()
 	s.Served += c.served.Load()
 	s.Peeked += c.peeked.Load()
+	s.Hedges += c.hedges.Load()
+	s.Hedged += c.hedged.Load()
 	s.Handed += c.handed.Load()
 	s.Refused += c.refused.Load()
 	s.Detached += c.detached.Load()
