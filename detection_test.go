@@ -15,16 +15,16 @@ import (
 // protocol alone; processes on loopback, with -long, do as well
 // (TestDeathsOfProcessesAreNoticed).
 func TestDeathIsNoticedInAboutThreeSeconds(t *testing.T) {
-	sizes := []int{3}
+	sizes, kills := []int{3}, 20
 	if *long {
-		sizes = []int{2, 3, 5, 10}
+		sizes, kills = []int{2, 3, 5, 10}, 50
 	}
 	for _, n := range sizes {
 		t.Run(fmt.Sprint(n, " nodes"), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := cachetest.NewCluster(t, n)
 				var took []time.Duration
-				for range 50 {
+				for range kills {
 					// Until the one before is forgotten: deaths in a row take longer, since
 					// memberlist waits for the dead to share a suspicion. And then to
 					// anywhere between two probes.

@@ -1,6 +1,7 @@
 package peercache_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -13,6 +14,14 @@ func TestMain(m *testing.M) {
 	if run := children[os.Getenv(childKind)]; run != nil {
 		run()
 		return
+	}
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
+	if !chosen { // tests that run beside others mostly wait
+		if err := flag.Set("test.parallel", "4"); err != nil {
+			panic(err)
+		}
 	}
 	code := m.Run()
 	if err := leaks(); code == 0 && err != nil {

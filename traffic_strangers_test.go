@@ -36,6 +36,7 @@ func TestStrangerAtAPeersAddressHearsNeitherKeysNorValues(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()      // it mostly waits
 			var overheard tap // all that both say to each other: each connection is dialled by one of them
 			c.node.Network, c.stranger.Network = overheard.network(), overheard.network()
 			a := newUnjoined(t, anywhere, c.node, victimOf)
