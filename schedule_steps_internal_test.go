@@ -199,13 +199,13 @@ func (s *schedule) resume(p *process) {
 			}
 		}
 	}
-	reached := slots(0)
+	reached := slots(0) // of those whom it asks
 	for _, q := range s.processes {
 		if q != p && q.side == p.side {
 			reached |= only(q.slot)
 		}
 	}
-	if reached == 0 {
+	if reached &= p.known(); reached == 0 {
 		return
 	}
 	s.mu.Lock()
