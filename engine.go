@@ -68,6 +68,9 @@ type network interface {
 	// must follow: it may be the only request that is let through.
 	admit(peer string) bool
 
+	// underWay returns how many inquiries wait for a peer.
+	underWay(peer string) int32
+
 	// healthy reports whether a peer has not failed lately.
 	healthy(peer string) bool
 
@@ -89,8 +92,12 @@ type engine struct {
 	decode func(bytes string) (any, error) // nil for values that are bytes
 	node   network                         // nil: alone for ever
 	store  *store
-	hedger *hedger // nil for a cache without replicas
 	closed atomic.Bool
+
+	// Of a cache with replicas, else nil.
+	hedger *hedger
+	meter  *meter
+	hot    *hotlist
 
 	undecodable everyMinute
 }
@@ -102,10 +109,15 @@ func newEngine(name string, opts Options, batch bool) *engine {
 		e.node = opts.Node
 	}
 	e.store = newStore(e.seed, opts, e.node)
-	if e.node != nil && opts.Replicas > 0 {
-		e.hedger = newHedger(e)
-	}
+	e.readReplicas()
 	return e
+}
+
+// readReplicas has a cache that has replicas read them too.
+func (e *engine) readReplicas() {
+	if e.node != nil && e.opts.Replicas > 0 {
+		e.hedger, e.meter, e.hot = newHedger(e), new(meter), newHotlist()
+	}
 }
 
 // ring returns the current view of the cluster, nil for a cache without a node.
@@ -257,9 +269,11 @@ func (e *engine) run(ctx context.Context, b begun) {
 	switch {
 	case b.fetch.flight == nil:
 	case len(b.fetches) == 0:
-		if e.node.admit(b.fetch.owner) {
-			e.node.ask(b.fetch.owner, e.newInquiryOf(ctx, b.fetch.owner, b.fetch.flight))
-			e.hedger.watch(b.fetch)
+		if peer := e.holder(b.fetch); e.node.admit(peer) {
+			q := e.newInquiryOf(ctx, peer, b.fetch.flight)
+			q.held = peer != b.fetch.owner
+			e.node.ask(peer, q)
+			e.hedger.watch(begunFetch{b.fetch.flight, peer})
 			return
 		}
 		go e.fetch(ctx, "", []*flight{b.fetch.flight})

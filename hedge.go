@@ -54,7 +54,7 @@ type hedger struct {
 
 func newHedger(e *engine) *hedger { return &hedger{engine: e} }
 
-// watch looks after fetches that their owner was asked for. A nil hedger does not.
+// watch looks after fetches, and has whom was asked for them. A nil hedger does not.
 func (h *hedger) watch(fetches ...begunFetch) {
 	if h == nil {
 		return

@@ -190,24 +190,6 @@ func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (w
 	}
 }
 
-// needsOf returns what has to have been applied to n keys, by their index, nil if there is
-// nothing.
-func needsOf(n int, list []*wire.Need) []ids {
-	if len(list) == 0 {
-		return nil
-	}
-	needs := make([]ids, n)
-	for _, need := range list {
-		if i := need.GetIndex(); int64(i) < int64(n) && len(need.GetIds().GetBoots()) <= maxNeed {
-			needs[i] = idsOf(need.GetIds())
-		}
-	}
-	return needs
-}
-
-// maxNeed is how many ids a key may need: its own and those of Clears.
-const maxNeed = 2 * maxIDs
-
 // performGet answers what is in memory at once, the rest as its loads end, and
 // says that it is alive in between.
 func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, get *wire.Get) wire.Status {
@@ -217,13 +199,9 @@ func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, get *wi
 		begun = nil // what is in memory is answered all the same
 	}
 	loads := make(map[int]*flight)
-	needs := needsOf(len(get.GetKeys()), get.GetNeeds())
+	wanted := demandsOf(get)
 	for i, key := range get.GetKeys() {
-		var need ids
-		if needs != nil {
-			need = needs[i]
-		}
-		a, load := e.answer(wire.String(key), need, begun)
+		a, load := e.answer(wire.String(key), wanted.of(i), begun)
 		if load != nil {
 			loads[i] = load
 			continue
@@ -302,6 +280,7 @@ func (rw *responder) add(i int, a answer) {
 		Value:  wire.Bytes(a.value),
 		TtlMs:  uint64(a.ttl / time.Millisecond),
 		Text:   a.text,
+		Hot:    a.hot,
 	})
 }
 
@@ -488,6 +467,7 @@ func (n *Node) askPlain(l *link, q *inquiry) {
 				value:  wire.String(a.GetValue()),
 				ttl:    millis(a.GetTtlMs()),
 				text:   a.GetText(),
+				hot:    a.GetHot(),
 			}})
 		}
 		return statusError(resp.GetStatus(), resp.GetText())

@@ -22,6 +22,7 @@ type answer struct {
 	value  string
 	ttl    time.Duration // life that remains, in whole milliseconds; 0: not to be kept
 	text   string        // of an error
+	hot    bool          // so many ask for the key that replicas are to be asked too
 }
 
 // A keyAnswer is an answer to the i-th key of a request.
@@ -39,6 +40,7 @@ type inquiry struct {
 	flights []*flight       // by the index of the key
 	ctx     context.Context // whose values a load would see that it comes to; it ends nothing
 	large   bool            // for a value that the peer has and called large
+	held    bool            // for what the peer has in memory only
 	parent  *inquiry        // whose answer that was
 	done    chan struct{}   // closed at the end, for a goroutine that walks on; else nil
 
@@ -81,7 +83,7 @@ func (q *inquiry) key(i int) string { return q.flights[i].key }
 
 // request is the inquiry as it travels.
 func (q *inquiry) request() *wire.Request {
-	get := &wire.Get{Keys: make([][]byte, len(q.flights))}
+	get := &wire.Get{Keys: make([][]byte, len(q.flights)), Held: q.held}
 	for i, f := range q.flights {
 		get.Keys[i] = wire.Bytes(f.key)
 		if len(f.need) > 0 {
@@ -132,6 +134,9 @@ func (q *inquiry) answer(a keyAnswer) {
 		return
 	}
 	e, f := q.engine, q.flights[a.i]
+	if a.hot {
+		e.hot.learn(f.key)
+	}
 	switch {
 	case a.status == wire.Status_LARGE && !q.large:
 		q.askLarge(a.i)
@@ -152,7 +157,7 @@ func (q *inquiry) fail(i int) {
 // askLarge asks the same peer for the value of a key again, in the way of large ones.
 func (q *inquiry) askLarge(i int) {
 	child := q.engine.newInquiryOf(q.ctx, q.peer, q.flights[i])
-	child.large, child.parent = true, q
+	child.large, child.held, child.parent = true, q.held, q
 	child.flights[0].shard.peerGets.Add(-1) // it is one fetch
 	q.open.Add(1)
 	q.engine.node.ask(q.peer, child)
@@ -216,7 +221,11 @@ func (q *inquiry) release() {
 		return
 	}
 	if left := q.unanswered(); len(left) > 0 {
-		go q.engine.fetch(q.ctx, q.peer, left)
+		tried := q.peer
+		if q.held {
+			tried = "" // it was asked beside the owners, for less
+		}
+		go q.engine.fetch(q.ctx, tried, left)
 	}
 }
 

@@ -90,6 +90,7 @@ func newProcess(s *simulation, i int, boot uint64) *process {
 		e.decode = func(bytes string) (any, error) { return bytes, nil }
 	}
 	e.store = newStore(e.seed, e.opts, p)
+	e.readReplicas()
 	p.engine = e
 	p.mover = newMover(p, func() []*engine { return []*engine{e} })
 	return p
@@ -117,6 +118,7 @@ func (p *process) coherence() *coherence     { return p.coherent }
 func (p *process) lifetime() context.Context { return p.life }
 func (p *process) departed(string) bool      { return false }
 func (p *process) healthy(string) bool       { return true }
+func (p *process) underWay(string) int32     { return 0 }
 func (p *process) moves() *mover             { return p.mover }
 func (p *process) passedOver(bool, int)      {}
 func (p *process) unregister(*engine)        {}
@@ -244,18 +246,14 @@ func (p *process) serveGet(x *exchange, get *wire.Get, aged ids) {
 		reply(0, func() { x.end(statusError(wire.Status_BEHIND, "")) })
 		return
 	}
-	needs := needsOf(len(get.GetKeys()), get.GetNeeds())
+	wanted := demandsOf(get)
 	var b begun
 	watching := replying(func(f *flight, i int) {
 		a := answerOf(f.outcome)
 		reply(i, func() { x.answer(keyAnswer{i, a}) })
 	})
 	for i, key := range get.GetKeys() {
-		var need ids
-		if needs != nil {
-			need = needs[i]
-		}
-		a, load := p.engine.answer(wire.String(key), need, &b)
+		a, load := p.engine.answer(wire.String(key), wanted.of(i), &b)
 		if load != nil {
 			load.watch(watching, i)
 			continue

@@ -51,6 +51,10 @@ func (s *schedule) step() {
 		s.wait(2500 * time.Millisecond)
 	case r < 441:
 		s.age()
+	case r < 450:
+		key := s.key()
+		s.note("%d hears that %s is hot", p.slot, key)
+		p.engine.hot.learn(key)
 	case r < 560:
 		s.load()
 	default:

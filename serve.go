@@ -11,28 +11,74 @@ import (
 // whoever is asked answers, loads or says "not mine", so that a request makes
 // one hop and no more, however the views of the cluster differ.
 
+// A demand is what a peer wants of the answer to a key.
+type demand struct {
+	need ids  // what has to have been applied to the key
+	held bool // only what is held in memory
+}
+
+// demands are those of all keys of a request.
+type demands struct {
+	needs []ids // by the index of the key; nil if there are none
+	held  bool
+}
+
+func demandsOf(get *wire.Get) demands {
+	return demands{needsOf(len(get.GetKeys()), get.GetNeeds()), get.GetHeld()}
+}
+
+// of returns the demand of the i-th key.
+func (d demands) of(i int) demand {
+	if d.needs == nil {
+		return demand{held: d.held}
+	}
+	return demand{d.needs[i], d.held}
+}
+
+// needsOf returns what has to have been applied to n keys, by their index, nil if there is
+// nothing.
+func needsOf(n int, list []*wire.Need) []ids {
+	if len(list) == 0 {
+		return nil
+	}
+	needs := make([]ids, n)
+	for _, need := range list {
+		if i := need.GetIndex(); int64(i) < int64(n) && len(need.GetIds().GetBoots()) <= maxNeed {
+			needs[i] = idsOf(need.GetIds())
+		}
+	}
+	return needs
+}
+
+// maxNeed is how many ids a key may need: its own and those of Clears.
+const maxNeed = 2 * maxIDs
+
 // answer answers a peer that asks for a key, or returns the load whose outcome
 // will be the answer; if that is a new one it is added to begun. A value past its
 // life is answered with no life: to be used and not kept. A nil begun means that
 // this node is busy: it answers from memory and starts nothing. key may be part of what
-// was read and is overwritten next; a load keeps a copy. need is what has to have been
-// applied to the key.
-func (e *engine) answer(key string, need ids, b *begun) (answer, *flight) {
+// was read and is overwritten next; a load keeps a copy.
+func (e *engine) answer(key string, d demand, b *begun) (answer, *flight) {
 	if err := checkKey(key); err != nil {
 		return answer{status: wire.Status_BAD_REQUEST, text: err.Error()}, nil
 	}
-	if len(need) > 0 && !e.store.knows(key, need) && !e.node.coherence().ledger.hasAll(need) && e.store.invalidate(strings.Clone(key), need) {
+	if len(d.need) > 0 && !e.store.knows(key, d.need) && !e.node.coherence().ledger.hasAll(d.need) && e.store.invalidate(strings.Clone(key), d.need) {
 		e.store.shard(key).needed.Add(1)
 	}
 	r := e.ring()
 	it, stale, ok := e.store.getForPeer(key)
+	if d.held && (stale || !ok) {
+		return answer{status: wire.Status_NOT_MINE}, nil
+	}
 	if stale && b != nil && e.store.due(it) {
 		// A load and not a fetch: two nodes that take each other for the owner would
 		// answer each other's fetches with what is stale at both.
 		_, _, _ = e.joinLoad(strings.Clone(key), 0, !r.left, b)
 	}
 	if ok {
-		return answerOf(outcome{item: it}), nil
+		a := answerOf(outcome{item: it})
+		a.hot = e.meter != nil && e.meter.count(e.hash(key))
+		return a, nil
 	}
 	if !r.mayAct(e.hash(key), e.store.mayAct, now()) {
 		return answer{status: wire.Status_NOT_MINE}, nil

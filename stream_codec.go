@@ -25,6 +25,7 @@ const (
 	tagRequestCache = 3<<3 | byte(lengthed)
 	tagRequestGet   = 8<<3 | byte(lengthed)
 	tagGetKeys      = 1<<3 | byte(lengthed)
+	tagGetHeld      = 3<<3 | byte(varint)
 
 	tagResponseID      = 1<<3 | byte(varint)
 	tagResponseStatus  = 3<<3 | byte(varint)
@@ -36,6 +37,7 @@ const (
 	tagAnswerValue  = 3<<3 | byte(lengthed)
 	tagAnswerTTL    = 4<<3 | byte(varint)
 	tagAnswerText   = 5<<3 | byte(lengthed)
+	tagAnswerHot    = 7<<3 | byte(varint)
 )
 
 var errMalformed = errors.New("peercache: malformed message")
@@ -57,6 +59,9 @@ func appendGet(dst []byte, id uint64, q *inquiry) []byte {
 	for i := range q.flights {
 		keys += sizeField(len(q.key(i)))
 	}
+	if q.held {
+		keys += 2
+	}
 	cache := q.engine.name
 	size := 1 + protowire.SizeVarint(id) + sizeField(len(cache)) + sizeField(keys)
 	dst = binary.AppendUvarint(dst, uint64(size))
@@ -70,6 +75,9 @@ func appendGet(dst []byte, id uint64, q *inquiry) []byte {
 		dst = append(dst, tagGetKeys)
 		dst = protowire.AppendString(dst, q.key(i))
 	}
+	if q.held {
+		dst = append(dst, tagGetHeld, 1)
+	}
 	return dst
 }
 
@@ -78,12 +86,13 @@ type getRequest struct {
 	id    uint64
 	cache []byte
 	keys  [][]byte // reused for the next
+	held  bool
 }
 
 // parse reads a Get. It reports false for what it does not know, which is left to the
 // generated code.
 func (g *getRequest) parse(b []byte) bool {
-	g.id, g.cache, g.keys = 0, nil, g.keys[:0]
+	g.id, g.cache, g.keys, g.held = 0, nil, g.keys[:0], false
 	get := false
 	for len(b) > 0 {
 		tag := b[0]
@@ -114,6 +123,11 @@ func (g *getRequest) parse(b []byte) bool {
 
 func (g *getRequest) parseKeys(b []byte) bool {
 	for len(b) > 0 {
+		if b[0] == tagGetHeld && len(b) > 1 && b[1] == 1 {
+			g.held = true
+			b = b[2:]
+			continue
+		}
 		if b[0] != tagGetKeys || len(g.keys) == wire.MaxKeys {
 			return false
 		}
@@ -147,6 +161,9 @@ func appendAnswer(dst []byte, id uint64, index int, a answer) []byte {
 	if a.text != "" {
 		size += sizeField(len(a.text))
 	}
+	if a.hot {
+		size += 2
+	}
 	if a.value != "" {
 		size += sizeField(len(a.value))
 	}
@@ -170,6 +187,9 @@ func appendAnswer(dst []byte, id uint64, index int, a answer) []byte {
 	if a.text != "" {
 		dst = append(dst, tagAnswerText)
 		dst = protowire.AppendString(dst, a.text)
+	}
+	if a.hot {
+		dst = append(dst, tagAnswerHot, 1)
 	}
 	if a.value != "" {
 		dst = append(dst, tagAnswerValue)
@@ -255,6 +275,10 @@ func (a *keyAnswer) parse(b []byte) error {
 		case tagAnswerText:
 			field, n = protowire.ConsumeBytes(b[1:])
 			a.text = textOf(field)
+			n++
+		case tagAnswerHot:
+			v, n = binary.Uvarint(b[1:])
+			a.hot = v != 0
 			n++
 		default:
 			n = skipField(b)

@@ -44,12 +44,14 @@ func unframe(t *testing.T, b []byte) []byte {
 func TestHandWrittenMessagesAreThoseOfTheSchema(t *testing.T) {
 	for _, keys := range [][]string{{"k"}, {"a", strings.Repeat("b", 200), "\x00\xff"}, {""}} {
 		for _, id := range []uint64{1, 127, 128, 1<<64 - 1} {
-			b := unframe(t, appendGet(nil, id, inquiryFor("users.v2", keys...)))
+			q := inquiryFor("users.v2", keys...)
+			q.held = id == 127
+			b := unframe(t, appendGet(nil, id, q))
 			var got wire.Request
 			if err := wire.Unmarshal(b, &got); err != nil {
 				t.Fatal(err)
 			}
-			get := &wire.Get{}
+			get := &wire.Get{Held: q.held}
 			for _, key := range keys {
 				get.Keys = append(get.Keys, []byte(key))
 			}
@@ -63,7 +65,7 @@ func TestHandWrittenMessagesAreThoseOfTheSchema(t *testing.T) {
 			}
 			for _, b := range [][]byte{b, unframe(t, generated)} {
 				var g getRequest
-				if !g.parse(b) || g.id != id || string(g.cache) != "users.v2" || !cmp.Equal(g.keys, get.GetKeys()) {
+				if !g.parse(b) || g.id != id || string(g.cache) != "users.v2" || !cmp.Equal(g.keys, get.GetKeys()) || g.held != q.held {
 					t.Errorf("a Get is read as %d %s %q, want %v", g.id, g.cache, g.keys, want)
 				}
 			}
@@ -73,6 +75,7 @@ func TestHandWrittenMessagesAreThoseOfTheSchema(t *testing.T) {
 		{},
 		{1023, answer{value: "v", ttl: time.Hour}},
 		{7, answer{status: wire.Status_LOAD_FAILED, text: "no"}},
+		{1, answer{value: "v", ttl: time.Hour, hot: true}},
 		{0, answer{status: wire.Status_NOT_FOUND, text: "gone", ttl: time.Second}},
 		{200, answer{value: strings.Repeat("v", 100_000), ttl: time.Millisecond}},
 	} {
@@ -91,7 +94,7 @@ func TestHandWrittenMessagesAreThoseOfTheSchema(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := &wire.Response{Id: 300, Answers: []*wire.Answer{{
-			Index: uint32(a.i), Status: a.status, Value: []byte(a.value), TtlMs: uint64(a.ttl / time.Millisecond), Text: a.text,
+			Index: uint32(a.i), Status: a.status, Value: []byte(a.value), TtlMs: uint64(a.ttl / time.Millisecond), Text: a.text, Hot: a.hot,
 		}}}
 		if d := cmp.Diff(want, &got, protocmp.Transform()); d != "" {
 			t.Errorf("an answer, as the generated code reads it (-want +got):\n%s", d)

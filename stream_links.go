@@ -101,6 +101,8 @@ func (n *Node) ask(peer string, q *inquiry) { n.link(peer).ask(q) }
 
 func (n *Node) admit(peer string) bool { return n.link(peer).admit() }
 
+func (n *Node) underWay(peer string) int32 { return n.link(peer).flying.Load() }
+
 func (n *Node) healthy(peer string) bool { return !n.link(peer).troubled.Load() }
 
 // call sends a peer a request that is no inquiry, on the stream or by plain HTTP, and

@@ -82,7 +82,7 @@ func (p *pendingGet) answer(key string, i int, a answer) {
 // hold answers a request once the fence is down, if that is soon. Were the asker told at
 // once that this node is behind, another one would load what is here in memory most
 // likely, each time that a wall clock is set (TestWrongWallClockMovesNoExpiryAndCausesNoLoad).
-func (s *service) hold(id uint64, e *engine, keys [][]byte, needs []ids) {
+func (s *service) hold(id uint64, e *engine, keys [][]byte, wanted demands) {
 	if s.node.handlers.Load() >= maxHandlers {
 		s.send(&wire.Response{Id: id, Status: wire.Status_BEHIND})
 		return
@@ -97,7 +97,7 @@ func (s *service) hold(id uint64, e *engine, keys [][]byte, needs []ids) {
 		down := s.node.coherent.fence.wait(s.ended)
 		s.release(id)
 		if down {
-			s.answerGet(id, e, held, needs)
+			s.answerGet(id, e, held, wanted)
 		} else {
 			s.send(&wire.Response{Id: id, Status: wire.Status_BEHIND})
 		}

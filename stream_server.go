@@ -184,7 +184,7 @@ func (s *service) serveNext() error {
 		return err
 	}
 	if s.get.parse(frame) {
-		s.serveGet(s.get.id, s.engine(s.get.cache), s.get.keys, nil)
+		s.serveGet(s.get.id, s.engine(s.get.cache), s.get.keys, demands{held: s.get.held})
 		return nil
 	}
 	var req wire.Request
@@ -210,7 +210,7 @@ func (s *service) serveNext() error {
 			s.send(&wire.Response{Id: req.GetId(), Status: wire.Status_BAD_REQUEST, Text: fmt.Sprintf("more than %d keys", wire.MaxKeys)})
 			return nil
 		}
-		s.serveGet(req.GetId(), s.node.cache(req.GetCache()), op.Get.GetKeys(), needsOf(len(op.Get.GetKeys()), op.Get.GetNeeds()))
+		s.serveGet(req.GetId(), s.node.cache(req.GetCache()), op.Get.GetKeys(), demandsOf(op.Get))
 	case *wire.Request_Meet:
 		s.meet(req.GetId())
 	default:
@@ -231,7 +231,7 @@ func (s *service) engine(name []byte) *engine {
 }
 
 // serveGet answers what is in memory and has the rest answered as its loads end.
-func (s *service) serveGet(id uint64, e *engine, keys [][]byte, needs []ids) {
+func (s *service) serveGet(id uint64, e *engine, keys [][]byte, wanted demands) {
 	if e == nil {
 		s.send(&wire.Response{Id: id, Status: wire.Status_UNKNOWN_CACHE})
 		return
@@ -243,24 +243,20 @@ func (s *service) serveGet(id uint64, e *engine, keys [][]byte, needs []ids) {
 	case s.behind:
 		s.send(&wire.Response{Id: id, Status: wire.Status_BEHIND})
 	case s.node.coherent.fence.isUp():
-		s.hold(id, e, keys, needs)
+		s.hold(id, e, keys, wanted)
 	default:
-		s.answerGet(id, e, keys, needs)
+		s.answerGet(id, e, keys, wanted)
 	}
 }
 
-func (s *service) answerGet(id uint64, e *engine, keys [][]byte, needs []ids) {
+func (s *service) answerGet(id uint64, e *engine, keys [][]byte, wanted demands) {
 	begunLoads := &begun{}
 	if s.node.handlers.Load() >= maxHandlers {
 		begunLoads = nil // what is in memory is answered all the same
 	}
 	var p *pendingGet
 	for i, k := range keys {
-		var need ids
-		if needs != nil {
-			need = needs[i]
-		}
-		a, load := e.answer(wire.String(k), need, begunLoads)
+		a, load := e.answer(wire.String(k), wanted.of(i), begunLoads)
 		if load != nil {
 			if p == nil {
 				p = &pendingGet{service: s, engine: e, id: id}

@@ -640,6 +640,7 @@ type Get struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          [][]byte               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	Needs         []*Need                `protobuf:"bytes,2,rep,name=needs,proto3" json:"needs,omitempty"`
+	Held          bool                   `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"` // of what is held in memory only: nothing is loaded
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -686,6 +687,13 @@ func (x *Get) GetNeeds() []*Need {
 		return x.Needs
 	}
 	return nil
+}
+
+func (x *Get) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
 }
 
 // A Need is what must have been applied to a key before it is answered.
@@ -750,6 +758,7 @@ type Answer struct {
 	TtlMs         uint64                 `protobuf:"varint,4,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"` // life that remains; 0: use it, do not keep it
 	Text          string                 `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`                 // of an error, at most 1 KiB
 	Birth         *Ids                   `protobuf:"bytes,6,opt,name=birth,proto3" json:"birth,omitempty"`               // what had been applied to the key when the value was born
+	Hot           bool                   `protobuf:"varint,7,opt,name=hot,proto3" json:"hot,omitempty"`                  // so many ask for the key that replicas are to be asked too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -824,6 +833,13 @@ func (x *Answer) GetBirth() *Ids {
 		return x.Birth
 	}
 	return nil
+}
+
+func (x *Answer) GetHot() bool {
+	if x != nil {
+		return x.Hot
+	}
+	return false
 }
 
 // A Set gives the owner a value.
@@ -1509,20 +1525,22 @@ const file_wire_proto_rawDesc = "" +
 	"\x04ring\x18\a \x01(\x06R\x04ring\"/\n" +
 	"\x03Ids\x12\x14\n" +
 	"\x05boots\x18\x01 \x03(\x06R\x05boots\x12\x12\n" +
-	"\x04seqs\x18\x02 \x03(\x06R\x04seqs\"H\n" +
+	"\x04seqs\x18\x02 \x03(\x06R\x04seqs\"\\\n" +
 	"\x03Get\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\fR\x04keys\x12-\n" +
-	"\x05needs\x18\x02 \x03(\v2\x17.peercache.wire.v1.NeedR\x05needs\"F\n" +
+	"\x05needs\x18\x02 \x03(\v2\x17.peercache.wire.v1.NeedR\x05needs\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\bR\x04held\"F\n" +
 	"\x04Need\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12(\n" +
-	"\x03ids\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\x03ids\"\xc0\x01\n" +
+	"\x03ids\x18\x02 \x01(\v2\x16.peercache.wire.v1.IdsR\x03ids\"\xd2\x01\n" +
 	"\x06Answer\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x121\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x19.peercache.wire.v1.StatusR\x06status\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\fR\x05value\x12\x15\n" +
 	"\x06ttl_ms\x18\x04 \x01(\x04R\x05ttlMs\x12\x12\n" +
 	"\x04text\x18\x05 \x01(\tR\x04text\x12,\n" +
-	"\x05birth\x18\x06 \x01(\v2\x16.peercache.wire.v1.IdsR\x05birth\"j\n" +
+	"\x05birth\x18\x06 \x01(\v2\x16.peercache.wire.v1.IdsR\x05birth\x12\x10\n" +
+	"\x03hot\x18\a \x01(\bR\x03hot\"j\n" +
 	"\x03Set\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\x06R\x04boot\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x06R\x03seq\x12\x10\n" +

@@ -40,7 +40,7 @@ func samples() []proto.Message {
 		&wire.Response{},
 	}
 	for _, r := range []*wire.Request{
-		{Op: &wire.Request_Get{Get: &wire.Get{Keys: [][]byte{{}, {0, 0xff}}, Needs: []*wire.Need{need}}}},
+		{Op: &wire.Request_Get{Get: &wire.Get{Keys: [][]byte{{}, {0, 0xff}}, Needs: []*wire.Need{need}, Held: true}}},
 		{Op: &wire.Request_Set{Set: &wire.Set{Boot: 1, Seq: 2, Key: []byte("k"), Value: []byte("v"), TtlMs: 3}}},
 		{Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{Records: []*wire.Record{record, record}, Members: 5}}},
 		{Op: &wire.Request_Peek{Peek: &wire.Peek{Keys: [][]byte{{1}}, Large: true}}},
