@@ -311,10 +311,12 @@ func (s *store) settleLocked(f *flight, out outcome) {
 	answered := out.err == nil || out.item.absent
 	switch {
 	case out.settled:
-	case answered && out.item.copied && s.pushedLocked(f.key):
 	case answered && !out.item.fleeting:
-		s.keepLocked(f.key, out.item)
+		if !out.item.copied || !s.pushedLocked(f.key) {
+			s.keepLocked(f.key, out.item)
+		}
 	case s.staleFor == 0: // nothing can be there that is to go
+	case answered && out.item.copied && s.pushedLocked(f.key):
 	case answered:
 		s.forget(f.key) // there is something else now, and it is not to be kept
 	default:
