@@ -116,30 +116,36 @@ func (s *store) clear(news ids) {
 	}
 	kept, rest := known.with(news).limited()
 	s.age(rest)
-	s.cleared.Store(&kept)
 	s.clearAt = now()
-	s.dropLocked()
+	s.dropLocked(&kept)
 }
 
 // drop drops everything, for a reason that has no id.
 func (s *store) drop() {
 	s.clearing.Lock()
 	defer s.clearing.Unlock()
-	s.dropLocked()
+	s.dropLocked(s.cleared.Load())
 }
 
-func (s *store) dropLocked() {
+// dropLocked drops everything and remembers what for. All shards are locked meanwhile: who
+// sees the ids finds nothing from before, and what is stored without them is dropped.
+func (s *store) dropLocked(cleared *ids) {
+	for i := range s.shards {
+		s.shards[i].mu.Lock()
+	}
 	for i := range s.shards {
 		sh := &s.shards[i]
-		sh.mu.Lock()
 		for kind := range sh.flights {
 			for key := range sh.flights[kind] {
 				s.detachLocked(sh, key)
 			}
 		}
-		sh.mu.Unlock()
 	}
-	s.items.Clear() // after: what detached flights would store is not
+	s.items.Clear()
+	s.cleared.Store(cleared)
+	for i := range s.shards {
+		s.shards[i].mu.Unlock()
+	}
 }
 
 // remove drops a key of a cache that shares it with nobody.
