@@ -184,15 +184,21 @@ func (e *entrance) ask(peer string, active bool) verdict {
 	return unmet
 }
 
-// activate puts the node into the ring, unless it has begun to leave.
+// activate puts the node into the ring, unless it has begun to leave. Into its own first: if
+// others had it in theirs and asked it for keys before it knows who owned them, it would
+// load what it could get from these.
 func (n *Node) activate(g *gossip) bool {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.phase != phaseJoined {
-		return false
+	joined := n.phase == phaseJoined
+	if joined {
+		g.change(stateActive) // under the mutex: Leave, which says that it leaves, must come later
 	}
-	g.setState(stateActive) // under the mutex: Leave, which says that it leaves, must come later
-	return true
+	n.mu.Unlock()
+	if joined {
+		n.install(g.members())
+		g.tell()
+	}
+	return joined
 }
 
 // A greeting is what a peer answers to a Meet.

@@ -305,9 +305,14 @@ func (g *gossip) start(f func()) bool {
 // several states set in a row others may see only the last.
 func (g *gossip) setState(s state) {
 	if g.change(s) {
-		notify(g.signal)
-		notify(g.wake)
+		g.tell()
 	}
+}
+
+// tell has others, and whoever waits for changes here, hear of the state.
+func (g *gossip) tell() {
+	notify(g.signal)
+	notify(g.wake)
 }
 
 // announceChanges is the one goroutine that tells memberlist of a new state. Its
