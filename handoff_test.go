@@ -2,6 +2,7 @@ package peercache_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -175,4 +176,59 @@ func TestNothingThatWasRemovedComesBackByHandoff(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Each key of a node that leaves is asked for once, all the time while it does.
+func TestKeysOfALeavingNodeAreNotLoadedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 3)
+		o := &origin{}
+		caches := cachetest.Caches(c, "c", o.load, &peercache.Options{HotTTL: -1})
+		var keys []string
+		for i := range 300 {
+			keys = append(keys, ownedBy(t, c, caches[0], fmt.Sprint("key-", i, "-"), 0))
+			wantValue(t, caches[0], keys[i])
+		}
+		left := make(chan error)
+		start := time.Now()
+		go func() { left <- c.Node(0).Leave(t.Context()) }()
+		for i, key := range keys {
+			before := o.total()
+			wantValue(t, caches[1+i%2], key)
+			if o.total() > before {
+				t.Errorf("%s was loaded %v after the Leave began", key, time.Since(start))
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err := <-left; err != nil {
+			t.Error(err)
+		}
+		if s := caches[0].Stats(); s.Handed != int64(len(keys)) {
+			t.Errorf("%d entries handed over, want %d", s.Handed, len(keys))
+		}
+	})
+}
+
+// Others may have a newcomer in their ring, and ask it, before it has built its own.
+func TestNewcomerThatIsAskedAtOnceAsksWhoOwnedTheKeys(t *testing.T) {
+	for after := 15 * time.Millisecond; after <= 25*time.Millisecond; after += time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			c := cachetest.NewCluster(t, 4)
+			o := &origin{}
+			caches := cachetest.Caches(c, "c", o.load, &peercache.Options{HotTTL: -1})
+			keys := warm(t, caches, o, 400)
+			added := make(chan int)
+			go func() { added <- c.Add() }()
+			time.Sleep(after)
+			var wg sync.WaitGroup
+			for i, key := range keys {
+				wg.Go(func() { wantValue(t, caches[i%4], key) })
+			}
+			wg.Wait()
+			<-added
+			if n := o.total() - len(keys); n != 0 {
+				t.Errorf("%d keys loaded again, asked for %v after a node began to join, want none", n, after)
+			}
+		})
+	}
 }

@@ -357,10 +357,14 @@ func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
 	if n.lone(g) {
 		return nil
 	}
-	if g != nil {
+	r := n.view() // from before this node takes itself out of it
+	n.mover.stop()
+	if g == nil {
+		n.handOver(ctx, r)
+	} else {
 		g.setState(stateLeaving)
 		told := make(chan error, 1)
-		n.background(func() { told <- g.leave(leaveTimeout, func() { n.handOver(ctx) }) })
+		n.background(func() { told <- g.leave(leaveTimeout, func() { n.handOver(ctx, r) }) })
 		if err := n.awaitFarewell(ctx, g, told); err != nil {
 			return err
 		}
@@ -375,9 +379,9 @@ func (n *Node) sayGoodbye(ctx context.Context, g *gossip) error {
 	}
 }
 
-// handOver sends the entries that this node holds to those who own them without it, for
-// handoverTimeout at most. Where ctx ends soon, to say goodbye comes first.
-func (n *Node) handOver(ctx context.Context) {
+// handOver sends the entries that this node holds to those who own them without it in a
+// ring, for handoverTimeout at most. Where ctx ends soon, to say goodbye comes first.
+func (n *Node) handOver(ctx context.Context, r *ring) {
 	limit := handoverTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline)-farewellTime)
@@ -388,7 +392,6 @@ func (n *Node) handOver(ctx context.Context) {
 		return
 	}
 	start := now()
-	r := n.view()
 	if r.self < 0 {
 		return // it owns nothing
 	}
