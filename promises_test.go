@@ -61,7 +61,7 @@ type change struct {
 	node       int
 	floors     map[string]int // versions when it began, of each key that it is about
 	start, end stamp          // end.order is 0 while it runs
-	sights     [3]sight       // just before it began, just after, and when it returned
+	sights     [4]sight       // just before it began, just after, when it returned, and just after that
 	unfinished []int          // the nodes that its *PartialError names
 	partial    bool
 	impatient  bool // its context has ended before
@@ -356,16 +356,21 @@ func (h *history) begin(kind string, node int, keys []string) *change {
 		c.floors[key] = h.versions[key]
 	}
 	h.record.changes = append(h.record.changes, c)
+	// The call reads its view at some point of the instant in which it begins, and the
+	// view may change in that instant.
+	h.lookAgain(&c.sights[1])
+	return c
+}
+
+// lookAgain notes which nodes each node sees when this instant is over.
+func (h *history) lookAgain(at *sight) {
 	go func() {
-		// The call reads its view at some point of the instant in which it begins,
-		// and the view may change in that instant.
 		<-time.After(time.Nanosecond)
 		s := h.sees()
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		c.sights[1] = s
+		*at = s
 	}()
-	return c
 }
 
 // finish records what a change has returned. It returns an error that none may
@@ -375,6 +380,7 @@ func (h *history) finish(c *change, err error, impatient bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c.end, c.sights[2] = h.nowLocked(), s
+	h.lookAgain(&c.sights[3]) // whom a peer sees it has told before its ring follows
 	c.lost, c.impatient = h.plightLocked(c.node).killed, impatient && err != nil
 	if err == nil {
 		return nil
@@ -518,7 +524,7 @@ func TestCheckerKnowsWhatIsPromised(t *testing.T) {
 	call := func(kind string, from, to float64, sees sight, unfinished ...int) *change {
 		return &change{
 			kind: kind, floors: map[string]int{"k": 5}, start: at(from), end: at(to),
-			sights: [3]sight{sees, sees, sees}, unfinished: unfinished, partial: len(unfinished) > 0,
+			sights: [4]sight{sees, sees, sees, sees}, unfinished: unfinished, partial: len(unfinished) > 0,
 		}
 	}
 	set := func(node int, from, to float64, unfinished ...int) *change {
