@@ -2,6 +2,7 @@ package peercache
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -202,6 +203,11 @@ func (s *schedule) allowed(value string, floor int) bool {
 
 // invalidate has a process begin an invalidation of some keys: a Clear of all.
 func (s *schedule) invalidate(p *process, what string, keys []string) {
+	s.invalidateUntil(p.life, p, what, keys)
+}
+
+// invalidateUntil is invalidate for a caller that waits until ctx ends.
+func (s *schedule) invalidateUntil(ctx context.Context, p *process, what string, keys []string) {
 	s.mu.Lock()
 	s.clock++
 	op := &operation{n: s.clock, what: what, keys: keys, by: p, audience: p.known(), done: math.MaxInt}
@@ -219,11 +225,11 @@ func (s *schedule) invalidate(p *process, what string, keys []string) {
 		var err error
 		switch what {
 		case "Remove":
-			err = p.engine.remove(p.life, keys)
+			err = p.engine.remove(ctx, keys)
 		case "Set":
-			err = p.engine.set(p.life, keys[0], s.itemOf(fmt.Sprint(op.n, "s")), 0)
+			err = p.engine.set(ctx, keys[0], s.itemOf(fmt.Sprint(op.n, "s")), 0)
 		default:
-			err = p.engine.clear(p.life)
+			err = p.engine.clear(ctx)
 		}
 		s.finish(op, err)
 	}()
