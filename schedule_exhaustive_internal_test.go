@@ -347,7 +347,7 @@ func tryAll(t *testing.T, families []family, limit time.Duration) (complete bool
 		}
 	}
 	end := time.Now().Add(limit)
-	for turn := 50 * time.Millisecond; !complete && time.Now().Before(end); turn *= 2 {
+	for turn := 10 * time.Millisecond; !complete && time.Now().Before(end); turn *= 2 {
 		complete = true
 		for _, x := range slices.Concat(searches...) {
 			if wrong := x.all(t, min(turn, time.Until(end))); wrong != nil {
