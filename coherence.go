@@ -142,8 +142,19 @@ func (c *coherence) caughtUp(aged ids, peer string) bool {
 	return false
 }
 
-// serve does what a peer asks for. It does not wait.
-func (c *coherence) serve(req *wire.Request, peer string) *wire.Response {
+// agedOf returns what a peer wants to be applied before its request is answered, nil if the
+// request does not say. More processes than are spoken of are an error: a part of them would
+// not be all.
+func agedOf(req *wire.Request) (ids, error) {
+	if len(req.GetAged().GetBoots()) > maxBoots {
+		return nil, fmt.Errorf("%w: more than %d processes", errMalformed, maxBoots)
+	}
+	return idsOf(req.GetAged()), nil
+}
+
+// serve does what a peer asks for, to whom this process is of use only if it has applied
+// aged. It does not wait.
+func (c *coherence) serve(req *wire.Request, aged ids, peer string) *wire.Response {
 	resp := &wire.Response{Id: req.GetId()}
 	refuse := func(text string, args ...any) *wire.Response {
 		resp.Status, resp.Text = wire.Status_BAD_REQUEST, clip(fmt.Sprintf(text, args...))
@@ -156,13 +167,13 @@ func (c *coherence) serve(req *wire.Request, peer string) *wire.Response {
 			resp.Status = wire.Status_UNKNOWN_CACHE
 			return resp
 		}
-		if !c.current(idsOf(req.GetAged()), peer) {
+		if !c.current(aged, peer) {
 			resp.Status = wire.Status_BEHIND
 			return resp
 		}
 		resp.Status = e.accepts(op.Set)
 	case *wire.Request_Peek, *wire.Request_Push:
-		resp.Status = c.serveHandoff(req, resp)
+		resp.Status = c.serveHandoff(req, aged, resp)
 	case *wire.Request_Invalidate:
 		removals, err := removalsOf(op.Invalidate.GetRecords())
 		if err != nil {
@@ -192,7 +203,7 @@ func (c *coherence) serve(req *wire.Request, peer string) *wire.Response {
 
 // serveHandoff answers a peek, or keeps what is pushed. A process that has not heard yet
 // what was removed lately keeps nothing of others.
-func (c *coherence) serveHandoff(req *wire.Request, resp *wire.Response) wire.Status {
+func (c *coherence) serveHandoff(req *wire.Request, aged ids, resp *wire.Response) wire.Status {
 	e := c.ledger.cache(req.GetCache())
 	push, peek := req.GetPush(), req.GetPeek()
 	switch {
@@ -202,7 +213,7 @@ func (c *coherence) serveHandoff(req *wire.Request, resp *wire.Response) wire.St
 		return wire.Status_BAD_REQUEST
 	case !c.fence.open(now()): // asked exactly: what waits here may be from before a pause
 		return wire.Status_BEHIND
-	case peek != nil && !c.ledger.covers(idsOf(req.GetAged())):
+	case peek != nil && !c.ledger.covers(aged):
 		return wire.Status_BEHIND
 	case push != nil && (c.ledger.isFresh() || !c.ledger.coveredBy(idsOf(push.GetApplied()))):
 		return wire.Status_BEHIND

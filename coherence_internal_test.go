@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/peercache/peercache/internal/wire"
 )
 
 // Invalidations in a few nodes whose handlers are called directly, so that a test can
@@ -225,6 +227,36 @@ func TestLeaveEndsTheWaitOfARemove(t *testing.T) {
 		}
 		if d := time.Since(start); d != 0 {
 			t.Errorf("it returned %v after the node had left, want at once", d)
+		}
+	})
+}
+
+// A set of more processes than are spoken of may be a part of one.
+func TestMoreProcessesThanAreSpokenOfAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, caches, _ := newWireless(t)
+		key := []byte(w.keyOfFirst(caches[0]))
+		aged := make(ids, maxBoots+1)
+		for i := range aged {
+			aged[i] = id{uint64(i + 1), 1}
+		}
+		n := w.nodes[1]
+		for name, req := range map[string]*wire.Request{
+			"Get":  {Op: &wire.Request_Get{Get: &wire.Get{Keys: [][]byte{key}}}},
+			"Set":  {Op: &wire.Request_Set{Set: &wire.Set{Boot: 1, Seq: 1, Key: key, TtlMs: 1}}},
+			"Peek": {Op: &wire.Request_Peek{Peek: &wire.Peek{Keys: [][]byte{key}}}},
+		} {
+			for most, want := range map[int]wire.Status{maxBoots: wire.Status_BEHIND, maxBoots + 1: wire.Status_BAD_REQUEST} {
+				req.Cache, req.Aged = "c", aged[:most].toWire()
+				var got wire.Status
+				err := n.converse(t.Context(), w.nodes[0].self.url, req, func(resp *wire.Response) error {
+					got = resp.GetStatus()
+					return nil
+				})
+				if err != nil || got != want {
+					t.Errorf("%s of one that speaks of %d processes: %v, %v, want %v", name, most, got, err, want)
+				}
+			}
 		}
 	})
 }

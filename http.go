@@ -167,6 +167,10 @@ func (n *Node) refuse(r *http.Request) (status int, text string) {
 
 // perform does what a request asks for and returns the status of the whole.
 func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (wire.Status, string) {
+	aged, err := agedOf(req)
+	if err != nil {
+		return wire.Status_BAD_REQUEST, err.Error()
+	}
 	switch op := req.GetOp().(type) {
 	case *wire.Request_Get:
 		e := n.cache(req.GetCache())
@@ -176,14 +180,14 @@ func (n *Node) perform(ctx context.Context, rw *responder, req *wire.Request) (w
 		if len(op.Get.GetKeys()) > wire.MaxKeys {
 			return wire.Status_BAD_REQUEST, fmt.Sprintf("more than %d keys", wire.MaxKeys)
 		}
-		if !n.coherent.caughtUp(idsOf(req.GetAged()), req.GetHello().GetUrl()) || !n.coherent.fence.wait(ctx) {
+		if !n.coherent.caughtUp(aged, req.GetHello().GetUrl()) || !n.coherent.fence.wait(ctx) {
 			return wire.Status_BEHIND, ""
 		}
 		return n.performGet(ctx, rw, e, op.Get), ""
 	case *wire.Request_Meet:
 		return n.welcome(ctx, rw.beat, req.GetHello())
 	default:
-		resp := n.coherent.serve(req, req.GetHello().GetUrl())
+		resp := n.coherent.serve(req, aged, req.GetHello().GetUrl())
 		resp.Hello = rw.pending.GetHello()
 		rw.pending = resp
 		return resp.GetStatus(), resp.GetText()

@@ -321,7 +321,7 @@ func (p *process) call(ctx context.Context, peer string, req *wire.Request) (*wi
 			for _, entry := range req.GetPush().GetEntries() {
 				entry.Birth = s.birth(entry.GetBirth(), at, entry.GetKey())
 			}
-			resp := at.coherent.serve(req, p.url)
+			resp := at.coherent.serve(req, idsOf(req.GetAged()), p.url)
 			if s.fault == hashesAlike {
 				resp.Members = nil
 			}

@@ -191,11 +191,10 @@ func (s *service) serveNext() error {
 	if err := wire.Unmarshal(frame, &req); err != nil {
 		return fmt.Errorf("%w: %w", errMalformed, err)
 	}
-	if a := req.GetAged(); a != nil {
-		if len(a.GetBoots()) > maxBoots {
-			return errMalformed // what is cut off would seem to be applied
+	if req.GetAged() != nil {
+		if s.aged, err = agedOf(&req); err != nil {
+			return err
 		}
-		s.aged = idsOf(a)
 		if s.behind = !s.node.coherent.ledger.covers(s.aged); s.behind {
 			s.node.coherent.catch.behind(s.hello.GetUrl())
 		}
@@ -214,10 +213,7 @@ func (s *service) serveNext() error {
 	case *wire.Request_Meet:
 		s.meet(req.GetId())
 	default:
-		if req.Aged == nil {
-			req.Aged = s.aged.toWire()
-		}
-		s.send(s.node.coherent.serve(&req, s.hello.GetUrl()))
+		s.send(s.node.coherent.serve(&req, s.aged, s.hello.GetUrl()))
 	}
 	return nil
 }
