@@ -73,18 +73,19 @@ type box struct {
 // A parcel is a removal on its way to one peer, and the call that waits for it.
 type parcel struct {
 	*removal
-	call  *tally
-	since int64
+	record *wire.Record // the removal as it travels: one for all peers
+	call   *tally
+	since  int64
 }
 
 // send has peers told of removals. The tally counts their confirmations.
 func (p *postman) send(peers []string, removals []*removal, t *tally) {
 	at := now()
+	parcels := make([]parcel, len(removals))
+	for i, r := range removals {
+		parcels[i] = parcel{r, r.toWire(), t, at}
+	}
 	for _, peer := range peers {
-		parcels := make([]parcel, len(removals))
-		for i, r := range removals {
-			parcels[i] = parcel{r, t, at}
-		}
 		p.box(peer).add(parcels)
 	}
 }
@@ -129,7 +130,7 @@ func (b *box) empty() bool {
 	return len(b.parcels) == 0 && b.behind == 0 && !b.busy
 }
 
-// add puts parcels into the box.
+// add puts copies of parcels into the box.
 func (b *box) add(parcels []parcel) {
 	b.mu.Lock()
 	b.parcels = append(b.parcels, parcels...)
@@ -247,7 +248,7 @@ func (b *box) attempt(batch []parcel, after int, behind uint64) (members audienc
 		members = c.net.audience()
 		records := make([]*wire.Record, len(batch))
 		for i, p := range batch {
-			records[i] = p.toWire()
+			records[i] = p.record
 		}
 		resp, err := c.call(b.peer, &wire.Request{Op: &wire.Request_Invalidate{Invalidate: &wire.Invalidate{
 			Records: records, Members: members.hash,
