@@ -211,11 +211,11 @@ func (k *catcher) syncAll(peers []string) (answered int) {
 func (k *catcher) sync(peer string) error {
 	c := k.with
 	for {
-		synced, err := k.ask(peer)
+		s, err := k.ask(peer)
 		if err != nil {
 			return err
 		}
-		lost, more := c.ledger.take(synced)
+		lost, more := c.ledger.take(s)
 		if len(lost) > 0 {
 			k.recover(peer, lost)
 		}
@@ -226,7 +226,7 @@ func (k *catcher) sync(peer string) error {
 }
 
 // ask asks a peer once. What a process that is new hears first is where it begins.
-func (k *catcher) ask(peer string) (*wire.Synced, error) {
+func (k *catcher) ask(peer string) (*synced, error) {
 	c := k.with
 	for {
 		fresh := c.ledger.isFresh()
@@ -236,18 +236,14 @@ func (k *catcher) ask(peer string) (*wire.Synced, error) {
 		if err != nil {
 			return nil, err
 		}
-		synced := resp.GetSynced()
-		if len(synced.GetApplied().GetBoots()) > maxBoots || len(synced.GetThrough().GetBoots()) > maxBoots ||
-			len(synced.GetBegin().GetBoots()) > maxBoots+maxPast {
-			return nil, errForged
-		}
-		if _, err := removalsOf(synced.GetRecords()); err != nil {
+		s, err := syncedOf(resp.GetSynced())
+		if err != nil {
 			return nil, err
 		}
 		if !fresh {
-			return synced, nil
+			return s, nil
 		}
-		c.ledger.adopt(idsOf(synced.GetBegin()), c.net.dropAll)
+		c.ledger.adopt(s.begin, c.net.dropAll)
 	}
 }
 
@@ -261,8 +257,8 @@ func (k *catcher) recover(peer string, lost []run) {
 		if lost = c.ledger.missing(lost); len(lost) == 0 {
 			return
 		}
-		if synced, err := k.ask(other); err == nil {
-			c.ledger.take(synced)
+		if s, err := k.ask(other); err == nil {
+			c.ledger.take(s)
 		}
 	}
 	if lost = c.ledger.missing(lost); len(lost) > 0 {

@@ -34,7 +34,7 @@ func TestLargestAnswerToWhatWasMissedIsTaken(t *testing.T) {
 			t.Fatalf("answer %d: %v", asked, err)
 		}
 		var gone []run
-		if gone, more = missed.take(resp.GetSynced()); len(gone) > 0 {
+		if gone, more = missed.hear(t, resp.GetSynced()); len(gone) > 0 {
 			missed.giveUp(gone, func() {})
 		}
 	}

@@ -29,6 +29,16 @@ func applyAll(l *ledger, boot uint64, seqs ...uint64) {
 	}
 }
 
+// hear has a ledger take an answer as it travels.
+func (l *ledger) hear(t *testing.T, w *wire.Synced) (lost []run, more bool) {
+	t.Helper()
+	s, err := syncedOf(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.take(s)
+}
+
 func nobodyLives(uint64) bool { return false }
 
 func TestLedgerKnowsTheUnbrokenRunAndWhatIsBeyond(t *testing.T) {
@@ -148,7 +158,7 @@ func TestIDOfADeadProcessThatNobodyHasIsPassedOver(t *testing.T) {
 		if !q.covers(ids{{other, 2}}) {
 			t.Error("what was passed over is not taken for applied")
 		}
-		r.take(q.answer(r.applied(), false))
+		r.hear(t, q.answer(r.applied(), false))
 		if aged, _ := q.aged(); !r.covers(aged) {
 			t.Error("a peer that has compared itself is behind still, and will be for ever")
 		}
@@ -159,8 +169,8 @@ func TestLedgersThatAreComparedAgree(t *testing.T) {
 	a, b := newTestLedger(), newTestLedger()
 	applyAll(a, other, 1, 2, 3, 5)
 	applyAll(b, third, 1, 2)
-	a.take(b.answer(a.applied(), false))
-	b.take(a.answer(b.applied(), false))
+	a.hear(t, b.answer(a.applied(), false))
+	b.hear(t, a.answer(b.applied(), false))
 	for name, l := range map[string]*ledger{"a": a, "b": b} {
 		if got := l.applied(); got.of(other) != 3 || got.of(third) != 2 {
 			t.Errorf("%s has applied %v, want 3 of %d and 2 of %d", name, got, other, third)
@@ -175,10 +185,10 @@ func TestAnswerThatBringsNothingNewIsNoReasonToAskOn(t *testing.T) {
 		Applied: ids{{other, 100}}.toWire(),
 		Records: []*wire.Record{removalOf(other, 50).toWire()},
 	}
-	if _, more := l.take(forged); !more {
+	if _, more := l.hear(t, forged); !more {
 		t.Error("the first answer brought a record and promised more, and is not followed up")
 	}
-	if _, more := l.take(forged); more {
+	if _, more := l.hear(t, forged); more {
 		t.Error("the same answer again is followed up")
 	}
 }
@@ -187,7 +197,7 @@ func TestNumbersOfAPeerAreTakenAsTheyAre(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, n := range []uint64{1, 1 << 20, math.MaxUint64 - 1, math.MaxUint64} {
 			l := newTestLedger()
-			l.take(&wire.Synced{
+			l.hear(t, &wire.Synced{
 				Applied: ids{{other, n}}.toWire(),
 				Through: ids{{other, n}, {mine, n}}.toWire(),
 				Gone:    []*wire.Range{{Boot: third, First: 1, Last: n}, {Boot: mine, First: 1, Last: n}, {Boot: other, First: n, Last: 1}},
@@ -221,7 +231,7 @@ func TestNewProcessBeginsWhereAPeerSays(t *testing.T) {
 		if got := l.applied().of(other); got != 2 {
 			t.Errorf("it begins at %d, want 2", got)
 		}
-		if _, more := l.take(old.answer(l.applied(), false)); more || !l.has(id{other, 3}) {
+		if _, more := l.hear(t, old.answer(l.applied(), false)); more || !l.has(id{other, 3}) {
 			t.Errorf("more = %v, has(3) = %v, want the last minute", more, l.has(id{other, 3}))
 		}
 		time.Sleep(time.Hour)
@@ -297,7 +307,7 @@ func TestEarlyOnesAreBounded(t *testing.T) {
 
 func TestNumbersPassedOverAreStillApplied(t *testing.T) {
 	l := newTestLedger()
-	l.take(&wire.Synced{Applied: ids{{other, 5}}.toWire(), Through: ids{{other, 5}}.toWire()})
+	l.hear(t, &wire.Synced{Applied: ids{{other, 5}}.toWire(), Through: ids{{other, 5}}.toWire()})
 	if l.has(id{other, 4}) || l.applied().of(other) != 5 {
 		t.Errorf("has(4) = %v, applied up to %d: want it passed over", l.has(id{other, 4}), l.applied().of(other))
 	}
@@ -333,7 +343,7 @@ func TestLedgersOfMoreProcessesThanAreToldApartAgree(t *testing.T) {
 		ledgers := map[string]*ledger{"a": a, "b": b, "one that is new": fresh}
 		for name, l := range ledgers {
 			for _, from := range ledgers {
-				lost, more := l.take(from.answer(l.applied(), false))
+				lost, more := l.hear(t, from.answer(l.applied(), false))
 				if len(lost) > 0 || more {
 					t.Errorf("%s takes %d runs for lost and asks for more = %v, want neither", name, len(lost), more)
 				}

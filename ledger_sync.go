@@ -143,30 +143,49 @@ func (l *ledger) adopt(since ids, drop func()) {
 	}
 }
 
+// A synced is a peer's answer to a comparison, as it is dealt with here.
+type synced struct {
+	removals         []*removal
+	gone             []run
+	through, applied ids
+	begin            ids
+}
+
+// syncedOf reads an answer. It refuses one that is more than there can be: what is cut off
+// would seem to be applied.
+func syncedOf(w *wire.Synced) (*synced, error) {
+	if len(w.GetApplied().GetBoots()) > maxBoots || len(w.GetThrough().GetBoots()) > maxBoots ||
+		len(w.GetBegin().GetBoots()) > maxBoots+maxPast {
+		return nil, errForged
+	}
+	removals, err := removalsOf(w.GetRecords())
+	if err != nil {
+		return nil, err
+	}
+	s := &synced{removals: removals, through: idsOf(w.GetThrough()), applied: idsOf(w.GetApplied()), begin: idsOf(w.GetBegin())}
+	for _, g := range w.GetGone() {
+		if g.GetFirst() > 0 && g.GetFirst() <= g.GetLast() {
+			s.gone = append(s.gone, run{g.GetBoot(), g.GetFirst(), g.GetLast()})
+		}
+	}
+	return s, nil
+}
+
 // take applies what a peer answered. lost is what neither has, more that there is more to
 // ask for.
-func (l *ledger) take(s *wire.Synced) (lost []run, more bool) {
-	removals, err := removalsOf(s.GetRecords())
-	if err != nil {
-		return nil, false // ask has refused it
-	}
+func (l *ledger) take(s *synced) (lost []run, more bool) {
 	progress := false
-	for _, r := range removals {
+	for _, r := range s.removals {
 		if !l.has(r.id) {
 			progress = true
 			l.pulled.Add(1)
 			l.apply(r)
 		}
 	}
-	for _, g := range s.GetGone() {
-		if g.GetBoot() != l.boot && g.GetFirst() > 0 && g.GetFirst() <= g.GetLast() {
-			lost = append(lost, run{g.GetBoot(), g.GetFirst(), g.GetLast()})
-		}
-	}
-	lost = l.missing(lost)
+	lost = l.missing(slices.DeleteFunc(s.gone, func(r run) bool { return r.boot == l.boot }))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, i := range idsOf(s.GetThrough()) {
+	for _, i := range s.through {
 		if i.boot == l.boot || slices.ContainsFunc(lost, func(r run) bool { return r.boot == i.boot }) {
 			continue
 		}
@@ -174,7 +193,7 @@ func (l *ledger) take(s *wire.Synced) (lost []run, more bool) {
 			l.passed.Add(int64(l.progressLocked(i.boot).passTo(i.seq)))
 		}
 	}
-	for _, i := range idsOf(s.GetApplied()) {
+	for _, i := range s.applied {
 		if i.boot == l.boot {
 			continue
 		}
