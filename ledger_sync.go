@@ -13,8 +13,8 @@ import (
 // A run is some invalidations of one process, in a row.
 type run struct{ boot, first, last uint64 }
 
-// answer says what is applied here and not by one who has applied theirs. To one that is
-// fresh it says where to begin: before what is remembered key by key.
+// answer says what is applied here and not, as far as that shows, by one who has applied
+// theirs. To one that is fresh it says where to begin: before what is remembered key by key.
 func (l *ledger) answer(theirs ids, fresh bool) *wire.Synced {
 	at := now()
 	l.mu.Lock()
@@ -29,6 +29,15 @@ func (l *ledger) answer(theirs ids, fresh bool) *wire.Synced {
 		has[i.boot] = i.seq
 	}
 	keys, bytes := 0, 0
+	add := func(r *removal) bool {
+		if keys+len(r.keys)+1 > maxSyncKeys || bytes+r.size() > maxSyncBytes {
+			return false
+		}
+		keys += len(r.keys) + 1
+		bytes += r.size()
+		s.Records = append(s.Records, r.toWire())
+		return true
+	}
 	var through ids
 	for boot, p := range l.boots {
 		from := has[boot]
@@ -42,16 +51,21 @@ func (l *ledger) answer(theirs ids, fresh bool) *wire.Synced {
 		}
 		to := p.upTo
 		for seq := range p.recordsAfter(from) {
-			r := p.records[seq]
-			if keys+len(r.keys)+1 > maxSyncKeys || bytes+r.size() > maxSyncBytes {
+			if !add(p.records[seq]) {
 				to = seq - 1
 				break
 			}
-			keys += len(r.keys) + 1
-			bytes += r.size()
-			s.Records = append(s.Records, r.toWire())
 		}
 		through = append(through, id{boot, to})
+	}
+	// What came early has no number in what is compared, and is spoken of as soon as there is
+	// room: its call may have returned nil, and who has been away serves from memory next.
+	for boot, p := range l.boots {
+		for seq := range p.early {
+			if r := p.records[seq]; r != nil && seq > has[boot] && !add(r) {
+				break
+			}
+		}
 	}
 	s.Through = through.toWire()
 	return s

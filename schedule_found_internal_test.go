@@ -185,3 +185,62 @@ func TestPeekDetachesTheFetchesFromBefore(t *testing.T) {
 		}
 	})
 }
+
+// away has process 2 hold keys, and be stopped for so long that the others declare it dead.
+func (s *schedule) away(t *testing.T, keys ...string) {
+	t.Helper()
+	two := s.processes[2]
+	for _, key := range keys {
+		s.get(two, key)
+		s.deliver(t, "get", 1)
+		s.load()
+		s.load()
+		s.deliver(t, "answer", 2)
+	}
+	two.paused = true
+	s.gossip(s.processes[0], two)
+	s.gossip(s.processes[1], two)
+}
+
+// comesBack has process 2 go on, and ask the others what it missed. It serves from memory
+// before gossip has it back.
+func (s *schedule) comesBack(t *testing.T) {
+	t.Helper()
+	two := s.processes[2]
+	s.resume(two)
+	two.coherent.fence.open(now())
+	for other := range 2 {
+		s.deliver(t, "sync", other)
+		s.deliver(t, "sync answered", 2)
+	}
+	if two.coherent.fence.isUp() {
+		t.Fatal("all have answered, and the fence is up still")
+	}
+}
+
+// What is applied beyond one that is not is missed by who has been away as well:
+//
+//  1. process 0 draws an id for a Set, whose owner is slow to take it;
+//  2. it draws the next for a Remove, which all apply, before they have that of the Set;
+//  3. process 2 comes back. What the others have applied in a row ends before the two.
+func TestWhoComesBackHearsWhatCameEarly(t *testing.T) {
+	directed(t, 3, func(t *testing.T, s *schedule, a string) {
+		b := scheduleKeys[1]
+		s.away(t, a, b)
+		s.invalidate(s.processes[0], "Set", []string{a})
+		s.settle()
+		s.invalidate(s.processes[0], "Remove", []string{b})
+		s.deliver(t, "invalidate", 1)
+		s.deliver(t, "invalidate answered", 0)
+		if s.ops[1].done != s.clock {
+			t.Fatal("Remove has not returned nil")
+		}
+		s.comesBack(t)
+		s.get(s.processes[2], b)
+		s.settle()
+		s.deliverAll()
+		if s.gets != 0 || s.calls != 0 {
+			t.Errorf("%d Gets and %d calls wait still", s.gets, s.calls)
+		}
+	})
+}
