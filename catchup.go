@@ -1,6 +1,7 @@
 package peercache
 
 import (
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -145,7 +146,7 @@ func (k *catcher) run() {
 			k.lowerFence()
 		}
 		for _, peer := range met {
-			if slices.Contains(k.with.net.audience().peers, peer) {
+			if slices.Contains(k.with.audience().peers, peer) {
 				_ = k.sync(peer)
 			}
 		}
@@ -161,7 +162,7 @@ func (k *catcher) run() {
 
 // compare compares this process with a random other.
 func (k *catcher) compare() {
-	if peers := k.with.net.audience().peers; len(peers) > 0 {
+	if peers := k.with.audience().peers; len(peers) > 0 {
 		_ = k.sync(peers[rand.N(len(peers))]) // the next second brings another
 	}
 }
@@ -170,7 +171,7 @@ func (k *catcher) compare() {
 // have told.
 func (k *catcher) lowerFence() {
 	pauses := k.with.fence.times.Load()
-	peers := k.with.net.audience().peers
+	peers := k.with.audience().peers
 	need := min(len(peers), 1)
 	if len(peers) >= fewPeers {
 		need = fenceAnswers
@@ -207,7 +208,12 @@ func (k *catcher) syncAll(peers []string) (answered int) {
 	return answered
 }
 
-// sync gets from a peer what that has applied and this process has not.
+// errUnknown is a peer that has answered and tells this process of no invalidations, for it
+// has not heard of it yet: another one of its URL has started while this one was away.
+var errUnknown = errors.New("peercache: the peer does not know this process yet")
+
+// sync gets from a peer what that has applied and this process has not. Without an error
+// the peer tells this process of what it applies from then on.
 func (k *catcher) sync(peer string) error {
 	c := k.with
 	for {
@@ -219,7 +225,11 @@ func (k *catcher) sync(peer string) error {
 		if len(lost) > 0 {
 			k.recover(peer, lost)
 		}
-		if !more {
+		switch {
+		case more:
+		case s.unknown:
+			return errUnknown
+		default:
 			return nil
 		}
 	}
@@ -240,6 +250,7 @@ func (k *catcher) ask(peer string) (*synced, error) {
 		if err != nil {
 			return nil, err
 		}
+		s.unknown = len(resp.GetMembers()) > 0
 		if !fresh {
 			return s, nil
 		}
@@ -251,7 +262,7 @@ func (k *catcher) ask(peer string) (*synced, error) {
 // reason to drop everything, for it may have been about any key.
 func (k *catcher) recover(peer string, lost []run) {
 	c := k.with
-	others := slices.DeleteFunc(slices.Clone(c.net.audience().peers), func(other string) bool { return other == peer })
+	others := slices.DeleteFunc(slices.Clone(c.audience().peers), func(other string) bool { return other == peer })
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	for _, other := range others[:min(len(others), maxAsked)] {
 		if lost = c.ledger.missing(lost); len(lost) == 0 {
@@ -272,7 +283,7 @@ func (k *catcher) passGaps() {
 	if len(c.ledger.gaps(c.net.alive)) == 0 {
 		return
 	}
-	if peers := c.net.audience().peers; k.syncAll(peers) < len(peers) {
+	if peers := c.audience().peers; k.syncAll(peers) < len(peers) {
 		return // who does not answer may have it
 	}
 	c.ledger.passOver(c.ledger.gaps(c.net.alive))

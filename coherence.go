@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/peercache/peercache/consistenthash"
 	"github.com/peercache/peercache/internal/wire"
 )
 
@@ -29,6 +30,7 @@ type coherence struct {
 	net    network
 	ledger *ledger
 	post   postman
+	circle circle
 	fence  *fence
 	catch  catcher
 
@@ -84,9 +86,26 @@ func (a audience) with(others []string) audience {
 	for _, peer := range others {
 		if !slices.Contains(a.peers, peer) {
 			a.peers = append(slices.Clip(a.peers), peer)
+			a.hash += consistenthash.Seed(peer) // in any order
 		}
 	}
 	return a
+}
+
+// audience returns whom gossip knows, and who lives though it has lost them.
+func (c *coherence) audience() audience {
+	known := c.net.audience() // first: see circle.turn
+	return known.with(c.returning())
+}
+
+// returning returns who lives though gossip has lost them.
+func (c *coherence) returning() []string {
+	return slices.DeleteFunc(c.circle.living(), c.net.departed)
+}
+
+// members returns the URLs of all that this process knows, itself among them.
+func (c *coherence) members() []string {
+	return append(slices.Clone(c.audience().peers), c.net.view().url)
 }
 
 // call sends a peer a request and returns its answer.
@@ -98,11 +117,16 @@ func (c *coherence) call(peer string, req *wire.Request, timeout time.Duration) 
 
 // publish has all others apply removals, those that were known when the call began, and
 // waits until they have, until ctx ends or it is too late. The removals go on being
-// delivered then.
+// delivered then. They are applied here, so that who asks from now on what it missed hears
+// of them; who did so since the call began is told:
+//
+//  1. a Remove begins, and nobody lives whom gossip has lost;
+//  2. a process that has does, asks, and is answered without the Remove;
+//  3. the Remove is applied here (TestRemoveTellsWhoAsksWhileItBegins).
 func (c *coherence) publish(ctx context.Context, known audience, removals []*removal, until int64) error {
-	t := newTally(c.net.view().url, known, len(removals))
+	t := newTally(c.net.view().url, known.with(c.returning()), len(removals))
 	t.more = func(peers []string) { c.post.send(peers, removals, t) }
-	t.more(known.peers)
+	t.more(t.known)
 	select {
 	case <-t.done:
 		return nil
@@ -182,14 +206,17 @@ func (c *coherence) serve(req *wire.Request, aged ids, peer string) *wire.Respon
 		for _, r := range removals {
 			c.ledger.apply(r)
 		}
-		if known := c.net.audience(); known.hash != op.Invalidate.GetMembers() {
-			resp.Members = append(slices.Clone(known.peers), c.net.view().url)
+		if c.audience().hash != op.Invalidate.GetMembers() {
+			resp.Members = c.members()
 		}
 	case *wire.Request_Sync:
 		if len(op.Sync.GetApplied().GetBoots()) > maxBoots {
 			return refuse("more than %d processes", maxBoots)
 		}
 		theirs := idsOf(op.Sync.GetApplied())
+		if !c.circle.hear(peer) { // first: what the answer does not have the peer is told, or it has to know
+			resp.Members = c.members()
+		}
 		resp.Synced = c.ledger.answer(theirs, op.Sync.GetFresh())
 		c.post.knock(peer)
 		if !c.ledger.covers(theirs) {

@@ -245,7 +245,7 @@ func (b *box) attempt(batch []parcel, after int, behind uint64) (members audienc
 		}
 	}
 	if len(batch) > 0 {
-		members = c.net.audience()
+		members = c.audience()
 		records := make([]*wire.Record, len(batch))
 		for i, p := range batch {
 			records[i] = p.record

@@ -45,7 +45,7 @@ func (e *engine) remove(ctx context.Context, keys []string) error {
 		}
 		return errors.Join(bad...)
 	}
-	known, until := c.net.audience(), after(now(), confirmTimeout)
+	known, until := c.audience(), after(now(), confirmTimeout)
 	var removals []*removal
 	for chunk := range slices.Chunk(keys, wire.MaxKeys) {
 		removals = append(removals, e.drop(c, chunk))
@@ -63,7 +63,7 @@ func (e *engine) clear(ctx context.Context) error {
 		e.store.drop()
 		return nil
 	}
-	known, until := c.net.audience(), after(now(), confirmTimeout)
+	known, until := c.audience(), after(now(), confirmTimeout)
 	return c.publish(ctx, known, []*removal{e.drop(c, nil)}, until)
 }
 
@@ -84,7 +84,7 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 		e.store.set(key, e.toKeep(it, ttl))
 		return nil
 	}
-	known, until := c.net.audience(), after(now(), confirmTimeout)
+	known, until := c.audience(), after(now(), confirmTimeout)
 	r := e.ring()
 	first := c.ledger.draw(e.name, []string{key})
 	if r.owner(e.hash(key)) == r.url {

@@ -163,6 +163,7 @@ type synced struct {
 	gone             []run
 	through, applied ids
 	begin            ids
+	unknown          bool // the asker is none of those whom the peer tells of invalidations
 }
 
 // syncedOf reads an answer. It refuses one that is more than there can be: what is cut off

@@ -22,6 +22,8 @@ const (
 	keepsAll
 	unfenced
 	bornNow
+	losesWhoAsked
+	omitsEarly
 )
 
 // harm does to the processes, between two steps, what a fault consists of.
@@ -42,6 +44,10 @@ func (s *simulation) harm() {
 				f.shard.flights[f.kind][f.key] = f
 			}
 			f.shard.mu.Unlock()
+		}
+	case losesWhoAsked:
+		for _, p := range s.processes {
+			p.coherent.circle.lost.Store(nil)
 		}
 	case keepsOneID:
 		s.eachShard(func(_ *process, sh *shard, key string) {
@@ -114,6 +120,34 @@ func TestMutationOfTheFenceIsNoticed(t *testing.T) {
 			s.wait(fencePatience)
 			s.flow(time.Second)
 			if wrong := len(s.problems) > 0; wrong != (broken == unfenced) {
+				t.Errorf("with fault %d: %q", broken, s.problems)
+			}
+			s.problems = nil
+		})
+	}
+}
+
+// Nor do they often have a process come back, and removals just before and after that.
+func TestMutationOfTheReturnIsNoticed(t *testing.T) {
+	for _, broken := range []fault{sound, losesWhoAsked, omitsEarly} {
+		directed(t, 3, func(t *testing.T, s *schedule, key string) {
+			s.fault = broken
+			early, late := scheduleKeys[1], scheduleKeys[2]
+			s.away(t, key, early, late)
+			s.invalidate(s.processes[0], "Set", []string{key})
+			s.settle()
+			s.invalidate(s.processes[0], "Remove", []string{early})
+			s.deliver(t, "invalidate", 1)
+			s.deliver(t, "invalidate answered", 0)
+			s.comesBack(t)
+			s.invalidate(s.processes[0], "Remove", []string{late})
+			s.deliverAll()
+			for _, key := range []string{early, late} {
+				s.get(s.processes[2], key)
+				s.settle()
+			}
+			s.deliverAll()
+			if wrong := len(s.problems) > 0; wrong != (broken != sound) {
 				t.Errorf("with fault %d: %q", broken, s.problems)
 			}
 			s.problems = nil

@@ -368,11 +368,13 @@ func (n *Node) moves() *mover             { return n.mover }
 func (n *Node) lifetime() context.Context { return n.life }
 func (n *Node) log() *slog.Logger         { return n.logger }
 
-// audienceOf returns the audience that consists of others.
+// audienceOf returns the audience that consists of others, which are all that are known
+// from now on.
 func (n *Node) audienceOf(others []string) *audience {
+	n.coherent.circle.turn(others)
 	a := &audience{peers: others, hash: consistenthash.Seed(n.self.url)}
 	for _, url := range others {
-		a.hash += consistenthash.Seed(url) // in any order
+		a.hash += consistenthash.Seed(url) // as in audience.with
 	}
 	return a
 }

@@ -411,6 +411,9 @@ func TestWokenProcessServesNothingThatWasRemoved(t *testing.T) {
 	_, stats, _ := m.do("stats", "", "")
 	t.Logf("%d Removes, %d partial, %d Gets of the woken one, which held %d of %d keys; %d Gets returned what was removed before it was noticed: %s",
 		removes.Load(), partial.Load(), asked, held, len(keys), f.unseen.Load(), stats)
+	if n := f.unseen.Load(); n > 0 {
+		t.Errorf("%d Gets of the woken one returned what was removed before gossip had it back, want none", n)
+	}
 	if partial.Load() == 0 || !strings.Contains(stats, "Fences:1") {
 		t.Errorf("%d Removes were partial, Stats = %s: want some and one fence, or the test shows nothing", partial.Load(), stats)
 	}

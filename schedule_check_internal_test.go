@@ -81,9 +81,10 @@ type operation struct {
 	what     string
 	keys     []string
 	by       *process
-	audience slots               // what the caller knew when it began
-	views    [maxProcesses]slots // what each has known since, all the time
+	audience slots               // whom the caller told when it began
+	views    [maxProcesses]slots // whom each would have told since, all the time
 	done     int                 // the number of the last invalidation when it returned nil; else math.MaxInt
+	doneAt   int64               // when that was
 	covers   slots               // by promise 4, when it has returned nil
 	lost     bool                // nobody who lives must know of it
 }
@@ -159,7 +160,7 @@ func (s *schedule) get(p *process, key string) {
 		return
 	}
 	s.mu.Lock()
-	floor := max(s.floors[p.slot][key], s.fences[p.slot][key])
+	floor := max(s.floors[p.slot][key], s.fences[p.slot][key], s.wokenLocked(p, key))
 	s.gets++
 	s.mu.Unlock()
 	s.served++
@@ -183,6 +184,26 @@ func (s *schedule) get(p *process, key string) {
 			s.problem("Get %d of %s at %d = %s, want nothing older than %d", number, key, p.slot, it.bytes, floor)
 		}
 	}()
+}
+
+// wokenLocked returns the last invalidation of a key that a process knows of which has asked
+// what it missed, and serves from memory again: whom it asked has applied it before the
+// answer, or has had the process told of it since.
+func (s *schedule) wokenLocked(p *process, key string) (floor int) {
+	if p.late || p.coherent.fence.isUp() {
+		return 0
+	}
+	for _, op := range s.ops {
+		if op.done == math.MaxInt || !slices.Contains(op.keys, key) {
+			continue
+		}
+		for i, q := range s.processes {
+			if at, answered := s.answers[[2]*process{p, q}]; answered && op.covers.has(i) && op.doneAt <= after(at, contactLife) {
+				floor = max(floor, op.n)
+			}
+		}
+	}
+	return floor
 }
 
 // allowed reports whether a value may be read where an invalidation is done: a load read it
@@ -210,9 +231,9 @@ func (s *schedule) invalidate(p *process, what string, keys []string) {
 func (s *schedule) invalidateUntil(ctx context.Context, p *process, what string, keys []string) {
 	s.mu.Lock()
 	s.clock++
-	op := &operation{n: s.clock, what: what, keys: keys, by: p, audience: p.known(), done: math.MaxInt}
+	op := &operation{n: s.clock, what: what, keys: keys, by: p, audience: p.told(), done: math.MaxInt}
 	for i, q := range s.processes {
-		op.views[i] = q.known()
+		op.views[i] = q.told()
 	}
 	for _, key := range keys {
 		s.origin[key] = op.n
@@ -249,7 +270,7 @@ func (s *schedule) finish(op *operation, err error) {
 	s.note("%s %d returns %v", op.what, op.n, err)
 	op.covers = only(op.by.slot)
 	if err == nil {
-		op.done = s.clock
+		op.done, op.doneAt = s.clock, now()
 		op.covers |= op.audience
 		for i, seen := range op.views {
 			if op.audience.has(i) {

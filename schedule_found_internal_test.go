@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/peercache/peercache/internal/wire"
 )
 
 // Schedules that random ones have found, step by step.
@@ -216,6 +218,113 @@ func (s *schedule) comesBack(t *testing.T) {
 	if two.coherent.fence.isUp() {
 		t.Fatal("all have answered, and the fence is up still")
 	}
+}
+
+// Gossip takes a tenth of a second and more to have a process back that was declared dead
+// and goes on. A Remove in between must be told to it: it serves from memory already.
+func TestRemoveTellsWhoHasAskedWhatItMissed(t *testing.T) {
+	for name, by := range map[string]int{"by one that it has asked": 0, "by one that has not heard its question": 3} {
+		t.Run(name, func(t *testing.T) {
+			directed(t, 4, func(t *testing.T, s *schedule, key string) {
+				s.changeView(s.processes[2], only(0)|only(1)|only(2))
+				s.changeView(s.processes[3], only(0)|only(1)|only(3))
+				s.away(t, key)
+				s.comesBack(t)
+				s.invalidate(s.processes[by], "Remove", []string{key})
+				s.settle()
+				s.deliverAll()
+				if op := s.ops[0]; op.done != s.clock || !op.covers.has(2) {
+					t.Errorf("Remove covers the processes %04b, want 2 among them", op.covers)
+				}
+				s.get(s.processes[2], key)
+				s.settle()
+				s.deliverAll()
+			})
+		})
+	}
+}
+
+// The same for a Remove whose caller knows nobody else, and begins before the question.
+func TestRemoveTellsWhoAsksWhileItBegins(t *testing.T) {
+	directed(t, 3, func(t *testing.T, s *schedule, key string) {
+		zero := s.processes[0].coherent
+		s.away(t, key)
+		known := zero.audience()
+		answer := func() {
+			zero.serve(&wire.Request{Op: &wire.Request_Sync{Sync: &wire.Sync{}}}, nil, s.processes[2].url)
+		}
+		answer()
+		r := zero.ledger.draw("c", []string{key})
+		zero.ledger.apply(r)
+		done := make(chan error, 1)
+		go func() {
+			done <- zero.publish(t.Context(), audience{hash: known.hash}, []*removal{r}, after(now(), confirmTimeout))
+		}()
+		s.settle()
+		select {
+		case err := <-done:
+			t.Errorf("it returns %v before process 2 has confirmed, whose answer does not have it", err)
+		default:
+		}
+		s.resume(s.processes[2])
+		for other := range 2 { // process 2 knows 1
+			s.deliver(t, "invalidate", 2-other)
+			s.deliver(t, "invalidate answered", 0)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("it returns %v when process 2 has confirmed, want nil", err)
+		}
+	})
+}
+
+// Who has asked and dies then is waited for no longer than any that dies.
+func TestRemoveDoesNotTellWhoHasAskedLongAgo(t *testing.T) {
+	directed(t, 3, func(t *testing.T, s *schedule, key string) {
+		s.away(t, key)
+		s.comesBack(t)
+		s.processes[2].side = 1
+		s.wait(contactLife + time.Millisecond)
+		s.invalidate(s.processes[0], "Remove", []string{key})
+		s.deliver(t, "invalidate", 1)
+		s.deliver(t, "invalidate answered", 0)
+		if op := s.ops[0]; op.done != s.clock {
+			t.Error("Remove waits for a process that asked long ago and is dead")
+		}
+	})
+}
+
+// Process 0 has started anew while 2 was away, and does not know it: it would not tell it of
+// a Remove that begins after its answer.
+func TestAnswerOfWhoDoesNotKnowTheProcessLowersNoFence(t *testing.T) {
+	directed(t, 3, func(t *testing.T, s *schedule, key string) {
+		s.away(t, key)
+		s.restart(s.processes[0])
+		s.deliverAll()
+		two := s.processes[2]
+		s.changeView(two, only(0)|only(2)) // with 1 it has lost contact
+		s.resume(two)
+		two.coherent.fence.open(now())
+		s.deliver(t, "sync", 0)
+		s.deliver(t, "sync answered", 2)
+		if !two.coherent.fence.isUp() {
+			t.Error("the fence is lowered for the answer of a process that does not know this one")
+		}
+		s.invalidate(s.processes[0], "Remove", []string{key})
+		s.settle()
+		s.deliverAll()
+		s.wait(fencePatience)
+		s.get(two, key)
+		s.settle()
+		s.deliverAll()
+		s.gossip(s.processes[0], two)
+		s.flow(time.Second)
+		if two.coherent.fence.isUp() {
+			t.Error("the fence is up a second after process 0 has heard of the one behind it")
+		}
+		if it, ok := two.engine.store.peek(key); ok && it.bytes != "1" {
+			t.Errorf("memory has %q, which was removed", it.bytes)
+		}
+	})
 }
 
 // What is applied beyond one that is not is missed by who has been away as well:

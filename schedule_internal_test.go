@@ -138,20 +138,34 @@ func (p *process) known() slots {
 }
 
 func (p *process) learn(set slots) {
+	p.coherent.circle.turn(p.others(set))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.knows = set
 }
 
-func (p *process) audience() audience {
-	known := p.known()
-	a := audience{hash: uint64(known)}
+// others returns the URLs of the others of a set.
+func (p *process) others(set slots) (urls []string) {
 	for i := range maxProcesses {
-		if i != p.slot && known.has(i) {
-			a.peers = append(a.peers, slotURL(i))
+		if i != p.slot && set.has(i) {
+			urls = append(urls, slotURL(i))
 		}
 	}
-	return a
+	return urls
+}
+
+// told returns whom the process has told of invalidations, itself among them.
+func (p *process) told() (set slots) {
+	set = only(p.slot)
+	for _, url := range p.coherent.audience().peers {
+		set |= only(p.sim.slotOf(url))
+	}
+	return set
+}
+
+func (p *process) audience() audience {
+	known := p.known()
+	return audience{peers: p.others(known), hash: uint64(known)}
 }
 
 func (p *process) alive(boot uint64) bool {
@@ -284,13 +298,15 @@ func (s *simulation) birth(w *wire.Ids, to *process, key []byte) *wire.Ids {
 func (p *process) call(ctx context.Context, peer string, req *wire.Request) (*wire.Response, error) {
 	s := p.sim
 	results := make(chan result, 1)
-	end := func(r result) {
+	end := func(r result) bool {
 		select {
 		case results <- r:
+			return ctx.Err() == nil
 		default: // it has ended
+			return false
 		}
 	}
-	kind := "call"
+	kind, fenced := "call", false
 	switch op := req.GetOp().(type) {
 	case *wire.Request_Set:
 		kind = "set"
@@ -298,7 +314,7 @@ func (p *process) call(ctx context.Context, peer string, req *wire.Request) (*wi
 			req.Aged = aged.toWire()
 		}
 	case *wire.Request_Sync:
-		kind = "sync"
+		kind, fenced = "sync", p.coherent.fence.isUp()
 		if s.fault == syncsNothing {
 			return &wire.Response{Synced: &wire.Synced{Applied: op.Sync.GetApplied()}}, nil
 		}
@@ -321,9 +337,14 @@ func (p *process) call(ctx context.Context, peer string, req *wire.Request) (*wi
 			for _, entry := range req.GetPush().GetEntries() {
 				entry.Birth = s.birth(entry.GetBirth(), at, entry.GetKey())
 			}
+			answered := now()
 			resp := at.coherent.serve(req, idsOf(req.GetAged()), p.url)
 			if s.fault == hashesAlike {
 				resp.Members = nil
+			}
+			if synced := resp.GetSynced(); s.fault == omitsEarly && synced != nil {
+				applied := idsOf(synced.GetApplied())
+				synced.Records = slices.DeleteFunc(synced.GetRecords(), func(r *wire.Record) bool { return r.GetSeq() > applied.of(r.GetBoot()) })
 			}
 			s.put(&message{
 				kind: kind + " answered", from: at, to: p.slot, only: p,
@@ -331,7 +352,12 @@ func (p *process) call(ctx context.Context, peer string, req *wire.Request) (*wi
 					for _, a := range resp.GetAnswers() {
 						a.Birth = s.birth(a.GetBirth(), p, req.GetPeek().GetKeys()[a.GetIndex()])
 					}
-					end(result{resp, statusError(resp.GetStatus(), resp.GetText())})
+					err := statusError(resp.GetStatus(), resp.GetText())
+					if end(result{resp, err}) && fenced && len(resp.GetMembers()) == 0 {
+						s.mu.Lock()
+						s.answers[[2]*process{p, at}] = answered
+						s.mu.Unlock()
+					}
 				},
 				fail: func() { end(result{nil, errSilent}) },
 			})
@@ -402,6 +428,7 @@ type simulation struct {
 	begun     []*loading // in this step
 	exchanges []*exchange
 	told      map[string]bool
+	answers   map[[2]*process]int64 // when the second last answered the first, which asked behind its fence
 	over      bool
 }
 
@@ -414,6 +441,7 @@ func newSimulation(seed uint64, broken fault) *simulation {
 		fault:       broken,
 		rng:         rand.New(rand.NewPCG(seed, 0)),
 		told:        make(map[string]bool),
+		answers:     make(map[[2]*process]int64),
 		held:        make(map[*flight]*process),
 	}
 }
