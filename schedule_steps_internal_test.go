@@ -137,10 +137,19 @@ func (s *schedule) operate(p *process) {
 // changeView has a process know others than before.
 func (s *schedule) changeView(p *process, set slots) {
 	p.learn(set)
+	s.forgetViews()
+}
+
+// forgetViews takes from what each process has known since an invalidation began what it
+// does not know any more.
+func (s *schedule) forgetViews() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, op := range s.ops {
-		op.views[p.slot] &= set
+	for i, p := range s.processes {
+		told := p.told()
+		for _, op := range s.ops {
+			op.views[i] &= told
+		}
 	}
 }
 
@@ -172,6 +181,7 @@ func (s *schedule) gossip(p, q *process) {
 	case known.has(q.slot) && !reached:
 		s.note("%d forgets %d", p.slot, q.slot)
 		s.changeView(p, known&^only(q.slot))
+		s.unfence()
 	case !known.has(q.slot) && reached:
 		s.note("%d meets %d", p.slot, q.slot)
 		s.changeView(p, known|only(q.slot))
@@ -203,13 +213,13 @@ func (s *schedule) resume(p *process) {
 			}
 		}
 	}
-	reached := slots(0) // of those whom it asks
+	reached, known := slots(0), p.known() // who is asked, and answers
 	for _, q := range s.processes {
-		if q != p && q.side == p.side {
+		if q != p && q.side == p.side && known.has(q.slot) {
 			reached |= only(q.slot)
 		}
 	}
-	if reached &= p.known(); reached == 0 {
+	if reached == 0 {
 		return
 	}
 	s.mu.Lock()
@@ -286,6 +296,7 @@ func (s *schedule) wait(d time.Duration) {
 	s.note("%v pass", d)
 	s.tick()
 	s.sleep(d)
+	s.forgetViews()
 }
 
 // tick has processes notice that they did not run.
@@ -305,6 +316,7 @@ func (s *schedule) age() {
 	s.loseAll()
 	s.tick()
 	s.sleep(idsLife + time.Second)
+	s.forgetViews()
 	s.settle()
 	s.loseAll()
 	for _, p := range s.processes {
@@ -351,6 +363,7 @@ func (s *schedule) flow(d time.Duration) {
 	for range d / pace {
 		s.deliverAll()
 		s.sleep(pace)
+		s.forgetViews()
 		s.settle()
 	}
 	s.deliverAll()
