@@ -50,7 +50,7 @@ type postman struct {
 	with    *coherence
 	pending atomic.Int64 // removals that some peer has not confirmed
 
-	mu    sync.Mutex // guards boxes
+	mu    sync.Mutex // guards the field below
 	boxes map[string]*box
 }
 
@@ -68,6 +68,7 @@ type box struct {
 	since   int64      // when the last was dropped
 	busy    bool       // a goroutine delivers
 	failing bool       // the last attempt failed
+	ended   bool       // the postman has forgotten the box: nothing may be added
 }
 
 // A parcel is a removal on its way to one peer, and the call that waits for it.
@@ -86,7 +87,8 @@ func (p *postman) send(peers []string, removals []*removal, t *tally) {
 		parcels[i] = parcel{r, r.toWire(), t, at}
 	}
 	for _, peer := range peers {
-		p.box(peer).add(parcels)
+		for !p.box(peer).add(parcels) { // the box was forgotten meanwhile
+		}
 	}
 }
 
@@ -121,18 +123,44 @@ func (p *postman) knock(peer string) {
 func (p *postman) retain(known func(peer string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps.DeleteFunc(p.boxes, func(peer string, b *box) bool { return !known(peer) && b.empty() })
+	maps.DeleteFunc(p.boxes, func(peer string, b *box) bool { return !known(peer) && b.end() })
+}
+
+// forget forgets the box of a peer that is no member, if it is empty.
+func (p *postman) forget(b *box) {
+	if p.with.circle.has(b.peer) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.boxes[b.peer] == b && b.end() { // else another has taken its place
+		delete(p.boxes, b.peer)
+	}
+}
+
+// end has nothing be added to a box that is empty. It reports whether it is.
+func (b *box) end() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = b.ended || b.emptyLocked()
+	return b.ended
 }
 
 func (b *box) empty() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.parcels) == 0 && b.behind == 0 && !b.busy
+	return b.emptyLocked()
 }
 
-// add puts copies of parcels into the box.
-func (b *box) add(parcels []parcel) {
+func (b *box) emptyLocked() bool { return len(b.parcels) == 0 && b.behind == 0 && !b.busy }
+
+// add puts copies of parcels into the box. It reports false if the box has ended.
+func (b *box) add(parcels []parcel) bool {
 	b.mu.Lock()
+	if b.ended {
+		b.mu.Unlock()
+		return false
+	}
 	b.parcels = append(b.parcels, parcels...)
 	for _, p := range parcels {
 		b.bytes += p.size()
@@ -142,9 +170,10 @@ func (b *box) add(parcels []parcel) {
 	start := !b.busy
 	b.busy = true
 	b.mu.Unlock()
-	if start && !b.postman.with.net.background(b.deliver) {
+	if start && !b.postman.with.net.background(b.work) {
 		b.close(nil) // this process has left, and nobody has to be told
 	}
+	return true
 }
 
 // boundLocked drops what is too much for the box, the oldest first.
@@ -176,6 +205,13 @@ func (b *box) dropLocked(n int) {
 	if b.parcels = b.parcels[n:]; len(b.parcels) == 0 {
 		b.parcels = nil
 	}
+}
+
+// work delivers until the box is empty, which ends it if its peer is no member: others
+// know the peer, or it was one.
+func (b *box) work() {
+	b.deliver()
+	b.postman.forget(b)
 }
 
 // deliver delivers until the box is empty.

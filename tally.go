@@ -96,6 +96,14 @@ func (c *circle) hear(url string) bool {
 	return true
 }
 
+// has reports whether a process is a member.
+func (c *circle) has(url string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a, known := c.met[url]
+	return known && a.turn == c.turns
+}
+
 // keepLocked keeps a contact, and forgets those whose time is over.
 func (c *circle) keepLocked(add contact, at int64) {
 	next := []contact{add}
