@@ -34,6 +34,10 @@ type coherence struct {
 	fence  *fence
 	catch  catcher
 
+	// vetting reports whether gossip has to tell of a process before it is sent anything;
+	// nil for never.
+	vetting func() bool
+
 	started sync.Once
 	partial atomic.Int64 // calls that not all have confirmed
 }

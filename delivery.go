@@ -2,7 +2,6 @@ package peercache
 
 import (
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -43,15 +42,19 @@ const (
 	maxBacklog      = 10
 )
 
-var errUntold = errors.New("peercache: the peer has not confirmed yet")
+var (
+	errUntold  = errors.New("peercache: the peer has not confirmed yet")
+	errUnheard = errors.New("peercache: another peer knows it, gossip has not told of it yet")
+)
 
 // A postman delivers the removals of one process.
 type postman struct {
 	with    *coherence
 	pending atomic.Int64 // removals that some peer has not confirmed
 
-	mu    sync.Mutex // guards the field below
-	boxes map[string]*box
+	mu        sync.Mutex // guards the fields below
+	boxes     map[string]*box
+	strangers int // boxes of peers that had not been members when they were made
 }
 
 // A box holds what one peer has not confirmed.
@@ -59,6 +62,7 @@ type box struct {
 	postman *postman
 	peer    string
 	knock   chan struct{} // room for one: a sign of life
+	strange bool          // the peer had not been a member when the box was made
 
 	mu      sync.Mutex // guards the fields below
 	parcels []parcel   // the oldest first
@@ -87,23 +91,39 @@ func (p *postman) send(peers []string, removals []*removal, t *tally) {
 		parcels[i] = parcel{r, r.toWire(), t, at}
 	}
 	for _, peer := range peers {
-		for !p.box(peer).add(parcels) { // the box was forgotten meanwhile
+		for b := p.box(peer); b != nil && !b.add(parcels); b = p.box(peer) { // it was forgotten meanwhile
 		}
 	}
 }
 
+// box returns the box of a peer. It is nil for one that never was a member where there are
+// too many of those: the call ends without its confirmation.
 func (p *postman) box(peer string) *box {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b := p.boxes[peer]
-	if b == nil {
-		b = &box{postman: p, peer: peer, knock: make(chan struct{}, 1)}
-		if p.boxes == nil {
-			p.boxes = make(map[string]*box)
-		}
-		p.boxes[peer] = b
+	if b := p.boxes[peer]; b != nil {
+		return b
 	}
+	b := &box{postman: p, peer: peer, knock: make(chan struct{}, 1), strange: !p.with.circle.knows(peer)}
+	if b.strange {
+		if p.strangers == maxMembers {
+			return nil
+		}
+		p.strangers++
+	}
+	if p.boxes == nil {
+		p.boxes = make(map[string]*box)
+	}
+	p.boxes[peer] = b
 	return b
+}
+
+// forgetLocked forgets a box that has ended.
+func (p *postman) forgetLocked(b *box) {
+	delete(p.boxes, b.peer)
+	if b.strange {
+		p.strangers--
+	}
 }
 
 // knock begins the next attempt to reach a peer, of which there is a sign of life.
@@ -123,7 +143,11 @@ func (p *postman) knock(peer string) {
 func (p *postman) retain(known func(peer string) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps.DeleteFunc(p.boxes, func(peer string, b *box) bool { return !known(peer) && b.end() })
+	for peer, b := range p.boxes {
+		if !known(peer) && b.end() {
+			p.forgetLocked(b)
+		}
+	}
 }
 
 // forget forgets the box of a peer that is no member, if it is empty.
@@ -134,7 +158,7 @@ func (p *postman) forget(b *box) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.boxes[b.peer] == b && b.end() { // else another has taken its place
-		delete(p.boxes, b.peer)
+		p.forgetLocked(b)
 	}
 }
 
@@ -275,6 +299,9 @@ func (b *box) next() (batch []parcel, after int, behind uint64) {
 // whom the peer knows.
 func (b *box) attempt(batch []parcel, after int, behind uint64) (members audience, err error) {
 	c := b.postman.with
+	if c.vetting != nil && !c.circle.knows(b.peer) && c.vetting() {
+		return members, errUnheard // a sign of life follows when gossip tells of it
+	}
 	if behind > 0 {
 		if err := c.awaken(b.peer, behind); err != nil {
 			return members, err

@@ -2,7 +2,11 @@ package peercache
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -110,8 +114,8 @@ func TestBoxOfOneThatIsNoMemberEndsWhenItIsEmpty(t *testing.T) {
 			t.Error("publish to nobody: nil")
 		}
 		time.Sleep(pendingLife + time.Second)
-		if n := c.post.count(); n != boxes-1 {
-			t.Errorf("%d boxes when nobody is tried any more, want %d", n, boxes-1)
+		if n, strangers := c.post.count(), c.post.strangers; n != boxes-1 || strangers != 0 {
+			t.Errorf("%d boxes, %d of strangers, when nobody is tried any more, want %d and none", n, strangers, boxes-1)
 		}
 	})
 }
@@ -149,6 +153,127 @@ func TestBoxThatEndsLosesNothing(t *testing.T) {
 		next := c.post.box(w.nodes[1].self.url)
 		if c.post.forget(ended); c.post.count() != 1 || ended.add(nil) || !next.add(nil) {
 			t.Error("a sign of life goes to another box than what waits for it")
+		}
+	})
+}
+
+// A process that only another knows is told as soon as gossip tells of it here too.
+func TestOneThatGossipHasNotToldOfWaitsForIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, _ := newWireless(t)
+		c := w.nodes[0].coherent
+		c.vetting = func() bool { return true }
+		for _, node := range w.nodes {
+			if err := node.SetPeers(node.Self()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.circle.mu.Lock()
+		clear(c.circle.met) // it never was a member
+		c.circle.mu.Unlock()
+		w.nodes[0].building.Lock()
+		clear(w.nodes[0].removed)
+		w.nodes[0].building.Unlock()
+		r := c.ledger.draw("c", []string{"k"})
+		c.ledger.apply(r)
+		told := make(chan error, 1)
+		go func() {
+			told <- c.publish(t.Context(), audience{peers: []string{w.nodes[1].self.url}}, []*removal{r}, after(now(), confirmTimeout))
+		}()
+		time.Sleep(time.Second)
+		if w.nodes[1].coherent.ledger.has(r.id) || len(told) > 0 {
+			t.Fatal("it is told, or not waited for, and gossip has not told of it")
+		}
+		if err := w.nodes[0].SetPeers(w.nodes[0].Self(), w.nodes[1].Self()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if !w.nodes[1].coherent.ledger.has(r.id) || len(told) == 0 {
+			t.Fatal("it is not told at once when gossip has told of it")
+		}
+		if err := <-told; err != nil {
+			t.Errorf("publish: %v", err)
+		}
+	})
+}
+
+// Any peer can say that it knows anybody. Only who proves who it is, or comes from the
+// service itself, is believed.
+func TestWhomOnlyAnotherKnowsIsNotDialledWithoutASecret(t *testing.T) {
+	for name, c := range map[string]struct {
+		secret  string
+		join    bool
+		dialled bool
+	}{
+		"gossip":               {"", true, false},
+		"gossip with a secret": {"sixteen bytes or more", true, true},
+		"SetPeers":             {"", false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dials := make(chan string, 100)
+			network := osNetwork()
+			dial := network.Dial
+			network.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				dials <- addr
+				return dial(ctx, network, addr)
+			}
+			n, err := NewNode("http://127.0.0.1:9", &NodeOptions{
+				Secret: []byte(c.secret), Gossip: "127.0.0.1:0", Network: network, Logger: slog.New(slog.DiscardHandler),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.join {
+				err = n.Join(t.Context())
+			} else {
+				err = n.SetPeers(n.Self())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := n.coherent.ledger.draw("c", []string{"k"})
+			n.coherent.ledger.apply(r)
+			const stranger = "http://127.0.0.1:10"
+			err = n.coherent.publish(t.Context(), audience{peers: []string{stranger}}, []*removal{r}, after(now(), 100*time.Millisecond))
+			partial, ok := errors.AsType[*PartialError](err)
+			if !ok || errors.Is(partial.Peers[stranger], errUnheard) == c.dialled {
+				t.Errorf("publish = %v, want a *PartialError for a peer that is dialled = %v", err, c.dialled)
+			}
+			ended, cancel := context.WithCancel(t.Context())
+			cancel()
+			_ = n.Leave(ended)
+			close(dials)
+			dialled := false
+			for addr := range dials {
+				dialled = dialled || addr == "127.0.0.1:10"
+			}
+			if dialled != c.dialled {
+				t.Errorf("dialled = %v, want %v", dialled, c.dialled)
+			}
+		})
+	}
+}
+
+func TestBoxesOfStrangersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, _ := newWireless(t)
+		c := w.nodes[0].coherent
+		c.vetting = func() bool { return true }
+		boxes := c.post.count()
+		var peers []string
+		for i := range 3 * maxMembers {
+			peers = append(peers, fmt.Sprint("http://", i, ".localhost"))
+		}
+		for half := range slices.Chunk(peers, len(peers)/2) {
+			r := c.ledger.draw("c", []string{"k"})
+			c.ledger.apply(r)
+			err := c.publish(t.Context(), audience{peers: half}, []*removal{r}, now())
+			if partial, ok := errors.AsType[*PartialError](err); !ok || len(partial.Peers) != len(half) {
+				t.Errorf("publish to %d strangers: %d did not confirm", len(half), len(partial.Peers))
+			}
+		}
+		if n := c.post.count() - boxes; n > maxMembers {
+			t.Errorf("%d boxes for strangers, want at most %d", n, maxMembers)
 		}
 	})
 }

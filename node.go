@@ -216,6 +216,7 @@ func NewNode(rawURL string, opts *NodeOptions) (*Node, error) {
 	}
 	n.life, n.end = context.WithCancel(context.Background())
 	n.coherent = newCoherence(n, n.self.boot, n.cache)
+	n.coherent.vetting = n.vetting
 	n.mover = newMover(n, n.engines)
 	n.current.Store(newRing(nil, n.self, nil, now()))
 	n.others.Store(n.audienceOf(nil))
@@ -367,6 +368,11 @@ func (n *Node) coherence() *coherence     { return n.coherent }
 func (n *Node) moves() *mover             { return n.mover }
 func (n *Node) lifetime() context.Context { return n.life }
 func (n *Node) log() *slog.Logger         { return n.logger }
+
+// vetting reports whether gossip has to tell of a process before it is sent anything. Without
+// a secret nobody proves who it is, and gossip keeps out whose URL is elsewhere than its
+// gossip; a peer could else have this node send requests to anybody.
+func (n *Node) vetting() bool { return n.auth == nil && n.gossiping() != nil }
 
 // audienceOf returns the audience that consists of others, which are all that are known
 // from now on.

@@ -96,6 +96,14 @@ func (c *circle) hear(url string) bool {
 	return true
 }
 
+// knows reports whether a process is a member, or was.
+func (c *circle) knows(url string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, known := c.met[url]
+	return known
+}
+
 // has reports whether a process is a member.
 func (c *circle) has(url string) bool {
 	c.mu.Lock()
@@ -161,8 +169,8 @@ type tally struct {
 	ended   bool
 }
 
-// maxMembers is how many processes may be told because peers know them: each is sent
-// requests (arbitrary: five times as many as a cluster is made for).
+// maxMembers is how many processes may be told because peers know them, in one call and in
+// all: each is sent requests (arbitrary: five times as many as a cluster is made for).
 const maxMembers = 1000
 
 // A confirmation is what is known of one that is waited for.
