@@ -169,6 +169,7 @@ func (s *schedule) heal() {
 		p.side = 0
 	}
 	s.note("all are on one side")
+	s.unfence()
 }
 
 // gossip has a process notice of another that it cannot be reached, or is back.
@@ -234,7 +235,7 @@ func (s *schedule) resume(p *process) {
 }
 
 // unfence forgets what those behind their fence must know: whom they would ask is not
-// there, or does not know it.
+// there, or does not know it, or others answer who do not.
 func (s *schedule) unfence() {
 	for i, p := range s.processes {
 		if p.coherent.fence.until.Load() != math.MaxInt64 {
