@@ -21,7 +21,7 @@ func TestClusterTriesALostMemberOnceAnInterval(t *testing.T) {
 		}
 		// Chance decides: twice as many or half are seven times its spread away.
 		if got := tries(0, lostPatience*lostRetry); got < 30 || got > 120 {
-			t.Errorf("%d members try %d times in the first 10 minutes, want about 60", n, got)
+			t.Errorf("%d members try %d times in the first 5 minutes, want about 60", n, got)
 		}
 		late := 1000 * time.Hour
 		if got := tries(late, late+60*lostRetryMax); got < 30 || got > 120 {
