@@ -89,7 +89,7 @@ func TestNoMoreThanOneFetchInTwentyIsHedged(t *testing.T) {
 			wantValue(t, caches[0], key)
 		}
 		s := caches[0].Stats()
-		if hedges, most := s.Hedges-before.Hedges, (s.PeerGets)/20; hedges == 0 || hedges > most {
+		if hedges, most := s.Hedges-before.Hedges, s.PeerGets/20; hedges == 0 || hedges > most {
 			t.Errorf("%d hedges, want some, and at most %d", hedges, most)
 		}
 	})
