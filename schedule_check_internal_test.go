@@ -97,6 +97,11 @@ func newSchedule(seed uint64, broken fault) *schedule {
 	}
 	s.keys = scheduleKeys[:max(1, s.rng.IntN(2*maxScheduleKeys)-2)]
 	s.populate(3 + s.rng.IntN(2))
+	if s.rng.IntN(2) == 0 {
+		for _, p := range s.processes {
+			p.ring.Store(nil) // of a process that is alone: for a minute it may act for all keys
+		}
+	}
 	s.shareRing()
 	return s
 }
