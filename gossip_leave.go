@@ -12,6 +12,10 @@ import (
 // takes the leave for a death and goes on trying this process's address.
 const gossipFarewell = 3 * gossipInterval
 
+// farewellTries is how often they are told if a suspicion comes between each time (arbitrary:
+// under a load that has everybody suspect everybody one in a hundred does).
+const farewellTries = 3
+
 // leave tells the others that this process leaves, and returns when memberlist has
 // told enough of them, which takes 0.4 to 0.8 s, or with an error after timeout or
 // when stop is called. In each case there is no way back, and the sockets stay
@@ -34,9 +38,11 @@ func (g *gossip) leave(timeout time.Duration, meanwhile func()) error {
 	g.change(stateLeaving)
 	timeout = max(timeout, time.Millisecond) // 0 would wait for ever
 	farewell := min(timeout/2, gossipFarewell)
-	if !g.wait(func() { _ = g.list.UpdateNode(farewell) }) {
-		<-g.calls
-		return errGossipStopped
+	for tries := 0; tries == 0 || tries < farewellTries && g.toTell(); tries++ { // see announce
+		if !g.wait(func() { _ = g.list.UpdateNode(farewell) }) {
+			<-g.calls
+			return errGossipStopped
+		}
 	}
 	meanwhile()
 	done := make(chan error, 1)
