@@ -322,19 +322,21 @@ func (p *plan) nothing() bool { return p.to.Len() == 0 || p.to.Len() == 1 && p.s
 
 // targets returns whom this process sends the entry of a key to, of which there are to be
 // copies. It is for the first of those who had it and are still there to send it, and for
-// one that leaves; all who are to have it and had it not get it.
+// one that leaves; all who are to have it and had it not get it. What one that leaves
+// holds though it is others' by now, these may not have got yet.
 func (p *plan) targets(hash uint64, copies int) []string {
 	slot := consistenthash.Slot(hash)
 	var rooms [2][mayActOwnersMax]int
 	had := p.from.AppendOwners(rooms[0][:0], slot, copies)
-	if !p.leaving {
-		first := slices.IndexFunc(had, func(i int) bool {
-			url := p.from.Nodes()[i].ID
-			return url == p.self || p.stays[url]
-		})
-		if first < 0 || p.from.Nodes()[had[first]].ID != p.self {
+	isSelf := func(i int) bool { return p.from.Nodes()[i].ID == p.self }
+	switch {
+	case !p.leaving:
+		first := slices.IndexFunc(had, func(i int) bool { return isSelf(i) || p.stays[p.from.Nodes()[i].ID] })
+		if first < 0 || !isSelf(had[first]) {
 			return nil
 		}
+	case !slices.ContainsFunc(had, isSelf):
+		had = nil
 	}
 	var targets []string
 	for _, i := range p.to.AppendOwners(rooms[1][:0], slot, copies) {

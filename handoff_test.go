@@ -232,3 +232,24 @@ func TestNewcomerThatIsAskedAtOnceAsksWhoOwnedTheKeys(t *testing.T) {
 		})
 	}
 }
+
+// A leave may come before what a node holds has followed the last change of the ring.
+func TestLeaveRightAfterAJoinCostsNoLoads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 3)
+		o := &origin{}
+		caches := cachetest.Caches(c, "c", o.load, &peercache.Options{HotTTL: -1})
+		keys := warm(t, caches, o, 2000)
+		c.Add()
+		c.Converge()
+		if err := c.Node(0).Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.Converge()
+		time.Sleep(2 * time.Minute)
+		caches = cachetest.Caches(c, "c", o.load, &peercache.Options{HotTTL: -1})
+		if n := reload(t, caches[1:], o, keys); n != 0 {
+			t.Errorf("%d loads after a join and a leave right behind it, want none", n)
+		}
+	})
+}
