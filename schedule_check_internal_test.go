@@ -165,7 +165,7 @@ func (s *schedule) get(p *process, key string) {
 		return
 	}
 	s.mu.Lock()
-	floor := max(s.floors[p.slot][key], s.fences[p.slot][key], s.wokenLocked(p, key))
+	floor, fence := max(s.floors[p.slot][key], s.wokenLocked(p, key)), s.fences[p.slot][key]
 	s.gets++
 	s.mu.Unlock()
 	s.served++
@@ -175,6 +175,7 @@ func (s *schedule) get(p *process, key string) {
 		rec, expires, seen := p.engine.store.get(key)
 		it, err := p.engine.get(p.life, key, rec, expires, seen)
 		s.mu.Lock()
+		floor := max(floor, min(fence, s.fences[p.slot][key])) // which it may have waited behind: see unfence
 		s.gets--
 		over := s.over || p.dead.Load()
 		if !over {
