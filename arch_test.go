@@ -41,8 +41,8 @@ var mayImport = map[string][]string{
 // withoutNet are the files of the root that import no net package. They meet
 // the network through one small interface, so that a test can stand in for it.
 var withoutNet = []string{
-	"cache.go", "catchup.go", "clock.go", "coherence.go", "delivery.go", "engine.go", "fence.go",
-	"fetch.go", "gate.go", "handoff.go", "ids.go", "inquiry.go", "invalidate.go", "item.go",
+	"cache.go", "catchup.go", "circle.go", "clock.go", "coherence.go", "delivery.go", "engine.go", "fence.go",
+	"fetch.go", "gate.go", "handoff.go", "hedge.go", "hot.go", "ids.go", "inquiry.go", "invalidate.go", "item.go",
 	"ledger.go", "ledger_sync.go", "load.go", "peek.go", "progress.go", "remembered.go", "ring.go",
 	"serve.go", "singleflight.go", "store.go", "store_removals.go", "tally.go", "value.go",
 }
