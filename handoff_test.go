@@ -253,3 +253,32 @@ func TestLeaveRightAfterAJoinCostsNoLoads(t *testing.T) {
 		}
 	})
 }
+
+// Where a platform tells the nodes their peers, the others go on taking a node that leaves
+// for the owner until they are told.
+func TestLeaveHandsOverWithoutGossip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBareNodes(t, 3)
+		c.setPeers()
+		o := &origin{}
+		caches := bareCaches(c, "c", o.load, &peercache.Options{HotTTL: -1})
+		keys := warm(t, caches, o, 300)
+		time.Sleep(2 * time.Minute) // peeks are over
+		if err := c.nodes[0].Leave(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range c.nodes[1:] {
+			if err := n.SetPeers(c.nodes[1].Self(), c.nodes[2].Self()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := reload(t, caches[1:], o, keys); n != 0 {
+			t.Errorf("%d loads after a node has left, want none", n)
+		}
+		for _, n := range c.nodes[1:] {
+			if err := n.Leave(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
