@@ -269,11 +269,11 @@ func (e *engine) run(ctx context.Context, b begun) {
 	switch {
 	case b.fetch.flight == nil:
 	case len(b.fetches) == 0:
-		if peer := e.holder(b.fetch); e.node.admit(peer) {
+		if peer := e.source(b.fetch); e.node.admit(peer) {
 			q := e.newInquiryOf(ctx, peer, b.fetch.flight)
 			q.held = peer != b.fetch.owner
 			e.node.ask(peer, q)
-			e.hedger.watch(begunFetch{b.fetch.flight, peer})
+			e.hedger.watch(peer, b.fetch.flight)
 			return
 		}
 		go e.fetch(ctx, "", []*flight{b.fetch.flight})
@@ -285,18 +285,14 @@ func (e *engine) run(ctx context.Context, b begun) {
 // fetchAll sends one request to each owner. What does not fit one, or cannot go to the
 // first owner, is left to a goroutine.
 func (e *engine) fetchAll(ctx context.Context, fetches []begunFetch) {
-	byOwner := make(map[string][]begunFetch)
+	byOwner := make(map[string][]*flight)
 	for _, f := range fetches {
-		byOwner[f.owner] = append(byOwner[f.owner], f)
+		byOwner[f.owner] = append(byOwner[f.owner], f.flight)
 	}
-	for owner, group := range byOwner {
-		flights := make([]*flight, len(group))
-		for i, f := range group {
-			flights[i] = f.flight
-		}
+	for owner, flights := range byOwner {
 		if len(flights) <= wire.MaxKeys && e.node.admit(owner) {
 			e.node.ask(owner, e.newInquiry(ctx, owner, flights))
-			e.hedger.watch(group...)
+			e.hedger.watch(owner, flights...)
 			continue
 		}
 		go e.fetch(ctx, "", flights)

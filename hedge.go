@@ -54,16 +54,18 @@ type hedger struct {
 
 func newHedger(e *engine) *hedger { return &hedger{engine: e} }
 
-// watch looks after fetches, and has whom was asked for them. A nil hedger does not.
-func (h *hedger) watch(fetches ...begunFetch) {
+// watch looks after fetches that a peer was asked for. A nil hedger does not.
+func (h *hedger) watch(peer string, flights ...*flight) {
 	if h == nil {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.credit = min(h.credit+len(fetches), hedgeSaved*hedgeShare)
+	h.credit = min(h.credit+len(flights), hedgeSaved*hedgeShare)
 	bucket := h.ageLocked(0)
-	*bucket = append(*bucket, fetches[:min(len(fetches), maxHedged-len(*bucket))]...)
+	for _, f := range flights[:min(len(flights), maxHedged-len(*bucket))] {
+		*bucket = append(*bucket, begunFetch{f, peer})
+	}
 	switch {
 	case h.running:
 	case h.timer == nil:

@@ -32,8 +32,8 @@ const (
 )
 
 // A meter measures how often keys are asked for. Keys of the same slot are measured
-// together: a key that is taken for hot without being so costs nothing, for replicas
-// hold it as well.
+// together: a key that is taken for hot without being so costs next to nothing, for its
+// replicas hold it as well.
 type meter struct {
 	slots [1 << 10]atomic.Uint64 // a second, and how often keys were asked for in it
 }
@@ -100,8 +100,8 @@ func (h *hotlist) has(key string) bool {
 	return false
 }
 
-// holder returns whom to ask for a key: its owner, or if it is hot one of those who hold it.
-func (e *engine) holder(f begunFetch) string {
+// source returns whom to ask for a key: its owner, or if it is hot one of those who hold it.
+func (e *engine) source(f begunFetch) string {
 	if !e.hot.has(f.flight.key) {
 		return f.owner
 	}

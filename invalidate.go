@@ -132,9 +132,9 @@ func (e *engine) set(ctx context.Context, key string, it item, ttl time.Duration
 
 // place gives a value to the first owner of the key that takes it, and returns the
 // removals that all are to be told of then, next, and more where it is not the first that
-// takes it, and the peers that were tried. Each attempt has an id of its own, which covers those of the attempts before
-// wherever these may still arrive; after the last has failed another one makes a Remove of
-// all of them.
+// takes it, and the peers that were tried. Each attempt has an id of its own, which covers
+// those of the attempts before wherever these may still arrive; after the last has failed
+// another one makes a Remove of all of them.
 func (e *engine) place(c *coherence, r *ring, next *removal, it item, ttl time.Duration) (removals []*removal, tried []string) {
 	key := next.keys[0]
 	for _, owner := range r.owners(e.hash(key), maxAttempts) {

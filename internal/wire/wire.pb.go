@@ -391,7 +391,7 @@ type Response struct {
 	Working       []uint64               `protobuf:"varint,6,rep,packed,name=working,proto3" json:"working,omitempty"` // a stream's heartbeat: ids of requests still being worked on
 	Synced        *Synced                `protobuf:"bytes,9,opt,name=synced,proto3" json:"synced,omitempty"`           // the answer to a Sync
 	Mark          uint64                 `protobuf:"fixed64,10,opt,name=mark,proto3" json:"mark,omitempty"`            // in the answer to a Push, for the next
-	Members       []string               `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`         // URLs of all that the sender knows, in the answer to an Invalidate, if they hash to something else
+	Members       []string               `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`         // URLs of all that the sender knows, in the answer to an Invalidate, if they hash to something else, and to the Sync of a stranger
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
