@@ -48,7 +48,7 @@ type stream struct {
 	lazy     bool        // and that not soon
 	unwatch  func() bool // has the node's end forget the stream
 	coarse   int64       // the time, a sweep ago at most
-	idle     int64       // when a request was last seen pending
+	idle     int64       // since when nothing was asked
 	heard    int64       // in.heard, when it was last looked at
 	quiet    int64       // since when nothing was heard, while something was pending
 	patience int64       // silence counts from then on: a large request takes its time
@@ -95,10 +95,9 @@ func newStream(l *link, body io.ReadWriteCloser, conn net.Conn) *stream {
 // start starts what the stream runs, unless the node has left.
 func (s *stream) start() bool {
 	s.mu.Lock()
-	s.idle = now()
-	s.patience = s.idle
 	s.timer = time.AfterFunc(sweepInterval, s.sweep)
 	s.armLocked()
+	s.patience = s.coarse
 	s.unwatch = context.AfterFunc(s.node.life, func() { s.fail(errLeft) })
 	s.mu.Unlock()
 	if !s.node.background(s.read) {

@@ -13,6 +13,11 @@ var errRetired = errors.New("peercache: the connection was not used any more")
 // fail closes the stream. What is pending is ended by the reading goroutine.
 func (s *stream) fail(err error) {
 	s.mu.Lock()
+	s.failLocked(err)
+}
+
+// failLocked closes the stream, and unlocks.
+func (s *stream) failLocked(err error) {
 	if s.broken == nil {
 		s.broken = err
 	}
@@ -81,7 +86,7 @@ func (s *stream) retire() {
 func (s *stream) armLocked() {
 	s.lazy = false
 	s.coarse = now()
-	s.quiet = s.coarse
+	s.idle, s.quiet = s.coarse, s.coarse
 	s.heard = s.in.heard.Load()
 	s.timer.Reset(sweepInterval)
 }
@@ -97,10 +102,11 @@ func (s *stream) sweep() {
 	}
 	at := now()
 	s.coarse = at
-	if s.pending > 0 {
+	heard := s.in.heard.Load()
+	if s.pending > 0 || heard != s.heard { // most requests begin and end between two looks
 		s.idle = at
 	}
-	if heard := s.in.heard.Load(); heard != s.heard || s.pending == 0 || s.patience > at {
+	if heard != s.heard || s.pending == 0 || s.patience > at {
 		s.heard, s.quiet = heard, at
 	}
 	var overdue []*inquiry
@@ -122,13 +128,14 @@ func (s *stream) sweep() {
 		s.lazy = true
 		s.timer.Reset(streamIdle - unused)
 	}
-	s.mu.Unlock()
+	if err != nil {
+		s.failLocked(err) // in one with the look: what is asked next finds it closed
+	} else {
+		s.mu.Unlock()
+	}
 	for _, q := range overdue {
 		s.link.abandoned()
 		s.link.flying.Add(-1)
 		q.end(errOverdue)
-	}
-	if err != nil {
-		s.fail(err)
 	}
 }

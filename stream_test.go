@@ -248,6 +248,24 @@ func TestIdleStreamsCloseAndComeBack(t *testing.T) {
 	})
 }
 
+// A request that begins and ends between two looks at the stream is a use of it.
+func TestStreamThatIsUsedNowAndThenStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 2)
+		caches := cachetest.Caches(c, "c", (&origin{}).load, &peercache.Options{HotTTL: -1})
+		key := otherKeys(c, caches[0], "k", 1)[0]
+		for _, pause := range []time.Duration{10 * time.Millisecond, time.Second, 30 * time.Second, 59 * time.Second} {
+			for range 3 * time.Minute / pause {
+				wantValue(t, caches[0], key)
+				time.Sleep(pause)
+				if s := c.Node(0).Stats(); s.Streams != 1 {
+					t.Fatalf("%d streams while a request comes every %v, want 1", s.Streams, pause)
+				}
+			}
+		}
+	})
+}
+
 // MaxLoads and the queue behind it aside, so much of a node's memory is for peers.
 func TestRequestsOfPeersThatWaitAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
