@@ -104,7 +104,10 @@ func (c *coherence) audience() audience {
 
 // returning returns who lives though gossip has lost them.
 func (c *coherence) returning() []string {
-	return slices.DeleteFunc(c.circle.living(), c.net.departed)
+	return slices.DeleteFunc(c.circle.living(), func(peer string) bool {
+		_, left := c.net.departed(peer)
+		return left
+	})
 }
 
 // members returns the URLs of all that this process knows, itself among them.

@@ -25,6 +25,7 @@ type wireless struct {
 	nodes    []*Node
 	handlers map[string]http.Handler
 	down     atomic.Bool // nobody reaches anybody
+	ended    atomic.Bool // because the processes have ended
 }
 
 // newWireless returns two nodes that know each other, and a cache on each. Its loader says
@@ -81,6 +82,9 @@ func (w *wireless) RoundTrip(req *http.Request) (*http.Response, error) {
 		in.Host, in.Body = req.URL.Host, io.NopCloser(bytes.NewReader(body))
 		w.handlers[to.host].ServeHTTP(answer, in)
 		return answer.Result(), nil
+	}
+	if w.ended.Load() {
+		return nil, syscall.ECONNREFUSED
 	}
 	return nil, syscall.ECONNRESET
 }

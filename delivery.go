@@ -2,9 +2,11 @@ package peercache
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/peercache/peercache/internal/wire"
@@ -32,6 +34,10 @@ const (
 	// pendingLife is how long a peer that does not confirm is tried. Then it has to ask by
 	// itself, as it does anyway when it meets anybody.
 	pendingLife = 10 * time.Minute
+
+	// leavingLife is for how long a process may serve that gossip has lost while it was
+	// leaving: it may have been cut off with all its entries still to be handed over.
+	leavingLife = handoverTimeout + leaveTimeout + lingerTime
 
 	// maxPending and maxPendingBytes are what waits for a peer that does not answer. Beyond
 	// that they are dropped, and the peer is told that it has to catch up: it would find no
@@ -81,6 +87,19 @@ type parcel struct {
 	record *wire.Record // the removal as it travels: one for all peers
 	call   *tally
 	since  int64
+}
+
+// departures are the URLs of processes that have left, with when that was noticed. The zero
+// value is ready.
+type departures map[string]int64
+
+// add notes that a process has left, and forgets those that nothing can wait for any more.
+func (d *departures) add(url string, at int64) {
+	if *d == nil {
+		*d = make(departures)
+	}
+	maps.DeleteFunc(*d, func(_ string, since int64) bool { return time.Duration(at-since) > pendingLife })
+	(*d)[url] = at
 }
 
 // send has peers told of removals. The tally counts their confirmations.
@@ -258,7 +277,7 @@ func (b *box) deliver() {
 		case c.net.lifetime().Err() != nil:
 			b.close(errLeft)
 			return
-		case errors.Is(err, errDraining), c.net.departed(b.peer):
+		case errors.Is(err, errDraining), b.departed(err):
 			b.close(nil)
 			return
 		}
@@ -279,6 +298,14 @@ func (b *box) deliver() {
 		timer.Stop()
 		pause = min(2*pause, deliverLongest)
 	}
+}
+
+// departed reports whether the peer has left, when an attempt to reach it has failed. That
+// gossip says so is not enough: it says the same of one that was cut off while it was
+// leaving, and it may not have told yet that the process has started anew.
+func (b *box) departed(err error) bool {
+	at, left := b.postman.with.net.departed(b.peer)
+	return left && (errors.Is(err, syscall.ECONNREFUSED) || time.Duration(now()-at) > leavingLife)
 }
 
 // next returns what goes out next, as much as fits a request, and how many were before it.

@@ -157,6 +157,33 @@ func TestBoxThatEndsLosesNothing(t *testing.T) {
 	})
 }
 
+// Gossip says of a process that was cut off while it was leaving that it has left, as a
+// registry does: it may serve what it holds until its time is over.
+func TestOneThatMayServeYetHasNotConfirmed(t *testing.T) {
+	for name, ended := range map[string]bool{"cut off": false, "ended": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, caches, _ := newWireless(t)
+				w.down.Store(true)
+				w.ended.Store(ended)
+				told := make(chan error, 1)
+				go func() { told <- caches[0].Remove(t.Context(), "k") }()
+				time.Sleep(deliverFirst / 2)
+				if err := w.nodes[0].SetPeers(w.nodes[0].Self()); err != nil {
+					t.Fatal(err)
+				}
+				if _, partial := errors.AsType[*PartialError](<-told); partial == ended {
+					t.Errorf("Remove is partial: %v, want %v", partial, !ended)
+				}
+				time.Sleep(leavingLife + time.Second)
+				if n := w.nodes[0].Stats().Pending; n != 0 {
+					t.Errorf("%d pending when the peer can only have ended, want none", n)
+				}
+			})
+		})
+	}
+}
+
 // A process that only another knows is told as soon as gossip tells of it here too.
 func TestOneThatGossipHasNotToldOfWaitsForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

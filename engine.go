@@ -30,8 +30,8 @@ type network interface {
 	audience() audience
 
 	// departed reports whether a process that was in the audience has left, and is not
-	// only dead or cut off.
-	departed(peer string) bool
+	// only dead, and when that was noticed.
+	departed(peer string) (at int64, left bool)
 
 	// alive reports whether the process that drew this number when it started is known
 	// and believed alive.

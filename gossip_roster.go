@@ -32,7 +32,7 @@ type roster struct {
 		joins uint64
 		peers map[string]peerRecord // by gossip name, without self
 		lost  lostMembers
-		left  map[string]int64 // who said so, by URL: when
+		left  departures // who said so
 		// met tells who answered at a URL that several processes have, by boot.
 		met    map[string]uint64
 		frozen bool // nothing changes any more
@@ -244,7 +244,7 @@ func (r *roster) drop(name string) {
 		switch {
 		case p.err != nil || r.replacedLocked(p):
 		case p.state == stateLeaving:
-			r.leftLocked(p.url, now())
+			r.mu.left.add(p.url, now())
 		default:
 			r.mu.lost.add(p.url, p.addr, now())
 		}
@@ -255,21 +255,12 @@ func (r *roster) drop(name string) {
 	}
 }
 
-// leftLocked remembers who has left, for as long as anything is kept for it.
-func (r *roster) leftLocked(url string, at int64) {
-	if r.mu.left == nil {
-		r.mu.left = make(map[string]int64)
-	}
-	maps.DeleteFunc(r.mu.left, func(_ string, since int64) bool { return time.Duration(at-since) > pendingLife })
-	r.mu.left[url] = at
-}
-
-// departed reports whether the process at a URL has left, and none has come since.
-func (r *roster) departed(url string) bool {
+// departed reports whether the process at a URL has left and none has come since, and when.
+func (r *roster) departed(url string) (at int64, left bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, left := r.mu.left[url]
-	return left
+	at, left = r.mu.left[url]
+	return at, left
 }
 
 // replacedLocked reports whether a process that is alive has the URL or the address

@@ -237,7 +237,7 @@ func (n *Node) welcomeLocked(members []member) {
 	if n.gossiping() == nil { // which knows by itself
 		for url := range n.boots {
 			if _, stays := boots[url]; !stays {
-				n.removed[url] = struct{}{}
+				n.removed.add(url, now())
 			}
 		}
 	}

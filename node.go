@@ -128,9 +128,9 @@ type Node struct {
 	current  atomic.Pointer[ring]
 	others   atomic.Pointer[audience]
 
-	building sync.Mutex          // held while a ring is built and swapped in
-	boots    map[string]uint64   // of the members, by URL; guarded by building
-	removed  map[string]struct{} // by SetPeers, from the list; guarded by building
+	building sync.Mutex        // held while a ring is built and swapped in
+	boots    map[string]uint64 // of the members, by URL; guarded by building
+	removed  departures        // by SetPeers, from the list; guarded by building
 
 	mu     sync.Mutex // guards the fields below
 	phase  phase
@@ -196,16 +196,15 @@ func NewNode(rawURL string, opts *NodeOptions) (*Node, error) {
 		o.Logger = slog.Default()
 	}
 	n := &Node{
-		opts:    o,
-		self:    member{url: u.String(), zone: o.Zone, weight: o.Weight, boot: rand.Uint64(), state: stateJoining},
-		host:    u.Host,
-		path:    u.Path + "/_peercache/v1",
-		logger:  o.Logger,
-		auth:    auth,
-		ready:   make(chan struct{}),
-		left:    make(chan struct{}),
-		caches:  make(map[string]*engine),
-		removed: make(map[string]struct{}),
+		opts:   o,
+		self:   member{url: u.String(), zone: o.Zone, weight: o.Weight, boot: rand.Uint64(), state: stateJoining},
+		host:   u.Host,
+		path:   u.Path + "/_peercache/v1",
+		logger: o.Logger,
+		auth:   auth,
+		ready:  make(chan struct{}),
+		left:   make(chan struct{}),
+		caches: make(map[string]*engine),
 	}
 	if _, err := n.self.meta(); err != nil { // what cannot be told to others
 		return nil, err
@@ -386,14 +385,14 @@ func (n *Node) audienceOf(others []string) *audience {
 }
 
 // departed reports whether a process that was a member has left in all order.
-func (n *Node) departed(peer string) bool {
+func (n *Node) departed(peer string) (at int64, left bool) {
 	if g := n.gossiping(); g != nil {
 		return g.departed(peer)
 	}
 	n.building.Lock()
 	defer n.building.Unlock()
-	_, removed := n.removed[peer]
-	return removed
+	at, left = n.removed[peer]
+	return at, left
 }
 
 // alive reports whether gossip takes the process of this boot for alive.

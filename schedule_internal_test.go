@@ -113,17 +113,17 @@ func (p *process) see(set slots) {
 	p.ring.Store(r)
 }
 
-func (p *process) view() *ring               { return p.ring.Load() }
-func (p *process) coherence() *coherence     { return p.coherent }
-func (p *process) lifetime() context.Context { return p.life }
-func (p *process) departed(string) bool      { return false }
-func (p *process) healthy(string) bool       { return true }
-func (p *process) underWay(string) int32     { return 0 }
-func (p *process) moves() *mover             { return p.mover }
-func (p *process) passedOver(bool, int)      {}
-func (p *process) unregister(*engine)        {}
-func (p *process) log() *slog.Logger         { return slog.New(slog.DiscardHandler) }
-func (p *process) forgetIDs(before int64)    { p.engine.store.forgetIDs(before) }
+func (p *process) view() *ring                   { return p.ring.Load() }
+func (p *process) coherence() *coherence         { return p.coherent }
+func (p *process) lifetime() context.Context     { return p.life }
+func (p *process) departed(string) (int64, bool) { return 0, false }
+func (p *process) healthy(string) bool           { return true }
+func (p *process) underWay(string) int32         { return 0 }
+func (p *process) moves() *mover                 { return p.mover }
+func (p *process) passedOver(bool, int)          {}
+func (p *process) unregister(*engine)            {}
+func (p *process) log() *slog.Logger             { return slog.New(slog.DiscardHandler) }
+func (p *process) forgetIDs(before int64)        { p.engine.store.forgetIDs(before) }
 
 func (p *process) dropAll() {
 	if p.sim.fault != keepsAll {
