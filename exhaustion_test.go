@@ -32,7 +32,7 @@ func TestNodesThatComeAndGoLeaveNothingBehind(t *testing.T) {
 		t.Skip("this system does not tell which descriptors are open")
 	}
 	t.Parallel()
-	n := 16
+	n := 8
 	if *long {
 		n = 200
 	}

@@ -49,6 +49,7 @@ func TestSilentNameServerHoldsUpNoOtherSeed(t *testing.T) {
 	silentNames(t)
 	for _, host := range []string{"127.0.0.1", "localhost"} {
 		t.Run(host, func(t *testing.T) {
+			t.Parallel() // it mostly waits
 			a := newReal(t, valueOf)
 			_, port, err := net.SplitHostPort(a.GossipAddr())
 			if err != nil {

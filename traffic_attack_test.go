@@ -276,6 +276,8 @@ func TestAttackersHearNothingAndCostLittle(t *testing.T) {
 	k := attack{requests: 1000, slow: 200, lasts: 200 * time.Millisecond}
 	if *long {
 		k = attack{requests: 10_000, slow: 2000, lasts: 10 * time.Second}
+	} else {
+		t.Parallel() // it mostly waits
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
