@@ -1,7 +1,10 @@
 package peercache_test
 
 import (
+	"context"
 	"fmt"
+	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -234,6 +237,38 @@ func TestNewcomerThatIsAskedAtOnceAsksWhoOwnedTheKeys(t *testing.T) {
 }
 
 // A leave may come before what a node holds has followed the last change of the ring.
+func TestCodecThatEndsItsGoroutineKeepsNoAnswerWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 1)
+		load := func(context.Context, string) (int, time.Duration, error) { return 1, 0, nil }
+		before := peercache.New("c", load, &peercache.Options{Node: c.Node(0)})
+		var keys []string
+		for i := range 8000 { // of which half move, in more than one request
+			keys = append(keys, fmt.Sprint(i))
+		}
+		if _, err := before.GetMany(t.Context(), keys); err != nil {
+			t.Fatal(err)
+		}
+		c.Add()
+		after := peercache.New("c", load, &peercache.Options{Node: c.Node(1), Codec: peercache.Codec{
+			Marshal:   peercache.JSON.Marshal,
+			Unmarshal: func([]byte, any) error { runtime.Goexit(); return nil },
+		}})
+		c.Converge()
+		moved := slices.DeleteFunc(keys, func(key string) bool { return after.Owner(key) != c.Node(1).Self().URL })
+		if len(moved) < 3000 {
+			t.Fatalf("%d keys moved: the test shows nothing", len(moved))
+		}
+		go func() { // which the codec may end too, of an entry that has been handed over
+			_, _ = after.GetMany(t.Context(), moved)
+		}()
+		time.Sleep(time.Second)
+		if err := c.Node(1).Leave(t.Context()); err != nil {
+			t.Errorf("Leave: %v", err)
+		}
+	})
+}
+
 func TestLeaveRightAfterAJoinCostsNoLoads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := cachetest.NewCluster(t, 3)

@@ -91,20 +91,17 @@ func (e *engine) peekAll(byHolder map[string][]*flight) {
 		flights []*flight
 		values  []*wire.Answer
 	}
-	answers := make(chan found, len(byHolder))
 	chunks := 0
+	for _, flights := range byHolder {
+		chunks += (len(flights) + wire.MaxKeys - 1) / wire.MaxKeys
+	}
+	answers := make(chan found, chunks) // all: the codec may end this goroutine
 	until := now() + int64(peekTimeout)
 	for peer, flights := range byHolder {
 		for chunk := range slices.Chunk(flights, wire.MaxKeys) {
-			chunks++
 			asking := e.node.background(func() { answers <- found{chunk, e.peek(peer, chunk, until)} })
 			if !asking {
 				answers <- found{}
-			}
-			if len(answers) == cap(answers) {
-				a := <-answers
-				chunks--
-				e.take(a.flights, a.values)
 			}
 		}
 	}
