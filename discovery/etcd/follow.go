@@ -69,8 +69,8 @@ type Options struct {
 // fails changes nothing about it, be it a look-up, the watch or the lease: Follow logs
 // a warning, keeps the last good list for as long as it takes, and tries again, first
 // at once and then after 0.1 s, doubling to a third of the TTL, with jitter. If the
-// very first look-up fails, the node serves alone until one succeeds, and is
-// [peercache.Node.Ready] meanwhile. An entry that is malformed changes nothing either,
+// very first look-up fails, a node that has no peers yet serves alone until one succeeds,
+// and is [peercache.Node.Ready] meanwhile. An entry that is malformed changes nothing either,
 // and is logged once per value.
 //
 // A node that finds its own registration gone, because etcd lost its data or was out

@@ -107,7 +107,7 @@ func (f *follower) pause(ctx context.Context, err error) error {
 	if f.client.Ctx().Err() != nil {
 		return errClientClosed
 	}
-	if len(f.roster.published) == 0 { // the very first look-up: the node serves alone
+	if len(f.roster.published) == 0 && len(f.node.Peers()) < 2 { // the very first look-up: the node serves alone
 		if refused := f.publish(); refused != nil {
 			err = refused
 		}

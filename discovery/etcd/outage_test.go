@@ -54,6 +54,9 @@ func TestPeersStayWhileEtcdIsDown(t *testing.T) {
 	s.stop()
 	both := func() bool { return knows(a, b) && knows(b, a) }
 	always(t, opts.TTL+2*time.Second, "a and b know each other", both)
+	leaving.stop(t)
+	leaving = follow(t, b, s.client(t), opts)
+	always(t, 2*time.Second, "a and b know each other when b is followed again", both)
 	s.start(t)
 	// Leases count from anew when etcd is back: time enough to find it.
 	always(t, opts.TTL+2*time.Second, "a and b know each other", both)
