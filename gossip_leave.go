@@ -12,9 +12,13 @@ import (
 // takes the leave for a death and goes on trying this process's address.
 const gossipFarewell = 3 * gossipInterval
 
-// farewellTries is how often they are told if a suspicion comes between each time (arbitrary:
-// under a load that has everybody suspect everybody one in a hundred does).
-const farewellTries = 3
+// farewellTries is how often they are told if a suspicion comes between each time, or if
+// less than farewellPackets went out, for this process got no processor (both arbitrary:
+// under a load that has everybody suspect everybody one in a hundred leaves goes unheard).
+const (
+	farewellTries   = 3
+	farewellPackets = 2
+)
 
 // leave tells the others that this process leaves, and returns when memberlist has
 // told enough of them, which takes 0.4 to 0.8 s, or with an error after timeout or
@@ -38,7 +42,11 @@ func (g *gossip) leave(timeout time.Duration, meanwhile func()) error {
 	g.change(stateLeaving)
 	timeout = max(timeout, time.Millisecond) // 0 would wait for ever
 	farewell := min(timeout/2, gossipFarewell)
-	for tries := 0; tries == 0 || tries < farewellTries && g.toTell(); tries++ { // see announce
+	before := g.packets.Load()
+	unheard := func() bool { return g.toTell() /* see announce */ || g.packets.Load() < before+farewellPackets }
+	tries := time.Duration(0)
+	for tries == 0 || tries < farewellTries && (tries+1)*farewell <= timeout/2 && unheard() {
+		tries++
 		if !g.wait(func() { _ = g.list.UpdateNode(farewell) }) {
 			<-g.calls
 			return errGossipStopped
@@ -48,7 +56,7 @@ func (g *gossip) leave(timeout time.Duration, meanwhile func()) error {
 	done := make(chan error, 1)
 	// Not in wg: nothing ends memberlist's wait before its timeout. It can thus
 	// outlive a stop that interrupts it, in a select and touching nothing.
-	go func() { done <- g.list.Leave(timeout - farewell) }()
+	go func() { done <- g.list.Leave(timeout - tries*farewell) }()
 	var (
 		err  error
 		over bool

@@ -78,6 +78,7 @@ func slowOrNot(ctx context.Context, key string) (string, time.Duration, error) {
 
 func TestLeaveAndShutdownLoseNoAnswerWhateverTheServer(t *testing.T) {
 	eachServer(t, func(t *testing.T, secure bool, secret []byte) {
+		starved := starvation(t)
 		nodes := []hosted{newHosted(t, secure, secret, slowOrNot), newHosted(t, secure, secret, slowOrNot), newHosted(t, secure, secret, slowOrNot)}
 		for i, n := range nodes {
 			var seeds []string
@@ -122,8 +123,7 @@ func TestLeaveAndShutdownLoseNoAnswerWhateverTheServer(t *testing.T) {
 		stop()
 		wg.Wait()
 		for _, n := range []hosted{nodes[0], nodes[2]} {
-			// Where nobody gets the processor a peer is silent for too long.
-			if s, silences := n.cache.Stats(), n.Stats().Silences; s.PeerGets == 0 || s.PeerErrors > 0 && silences == 0 {
+			if s := n.cache.Stats(); s.PeerGets == 0 || s.PeerErrors > 0 && !starved() {
 				t.Errorf("%d fetches, %d of them without an answer, want some and none", s.PeerGets, s.PeerErrors)
 			}
 		}
@@ -132,6 +132,7 @@ func TestLeaveAndShutdownLoseNoAnswerWhateverTheServer(t *testing.T) {
 
 func TestShutdownOfTheServerEndsNoStream(t *testing.T) {
 	eachServer(t, func(t *testing.T, secure bool, secret []byte) {
+		starved := starvation(t)
 		asker, owner := newHosted(t, secure, secret, slowOrNot), newHosted(t, secure, secret, slowOrNot)
 		meetEachOther(t, asker.realNode, owner.realNode)
 		keys := keysOf(owner.realNode, "k", 20)
@@ -147,7 +148,7 @@ func TestShutdownOfTheServerEndsNoStream(t *testing.T) {
 		for _, key := range keys {
 			wantValue(t, asker.cache, key)
 		}
-		if s := asker.cache.Stats(); s.PeerGets != 40 || s.PeerErrors > asker.Stats().Silences || asker.Stats().Streams != 1 {
+		if s := asker.cache.Stats(); (s.PeerGets != 40 || s.PeerErrors > 0 || asker.Stats().Streams != 1) && !starved() {
 			t.Errorf("%d fetches, %d without an answer, %d streams, want 40, none, and 1", s.PeerGets, s.PeerErrors, asker.Stats().Streams)
 		}
 	})
