@@ -228,7 +228,7 @@ func (n *Node) performGet(ctx context.Context, rw *responder, e *engine, get *wi
 	for len(loads) > 0 {
 		select {
 		case i := <-ended:
-			rw.add(i, answerOf(loads[i].outcome))
+			rw.add(i, answerOf(loads[i].outcome, now()))
 			delete(loads, i)
 			if len(ended) == 0 {
 				rw.flush()
@@ -472,6 +472,7 @@ func (n *Node) askPlain(l *link, q *inquiry) {
 				ttl:    millis(a.GetTtlMs()),
 				text:   a.GetText(),
 				hot:    a.GetHot(),
+				came:   now(),
 			}})
 		}
 		return statusError(resp.GetStatus(), resp.GetText())

@@ -23,6 +23,7 @@ type answer struct {
 	ttl    time.Duration // life that remains, in whole milliseconds; 0: not to be kept
 	text   string        // of an error
 	hot    bool          // so many ask for the key that replicas are to be asked too
+	came   int64         // when it came, from when its life counts
 }
 
 // A keyAnswer is an answer to the i-th key of a request.
@@ -298,10 +299,9 @@ func (e *engine) acceptDecoded(f *flight, peer string, a answer) bool {
 
 // outcomeOf is what is common to all outcomes that come from a peer.
 func (e *engine) outcomeOf(peer string, a answer) outcome {
-	at := now()
 	out := outcome{peer: peer}
-	out.item.expires = after(at, min(a.ttl, e.opts.MaxTTL))
+	out.item.expires = after(a.came, min(a.ttl, e.opts.MaxTTL))
 	out.item.fleeting = a.ttl <= 0 || e.opts.HotTTL < 0
-	out.item.asCopy(after(at, max(e.opts.HotTTL, 0)))
+	out.item.asCopy(after(a.came, max(e.opts.HotTTL, 0)))
 	return out
 }

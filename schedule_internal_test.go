@@ -263,8 +263,8 @@ func (p *process) serveGet(x *exchange, get *wire.Get, aged ids) {
 	wanted := demandsOf(get)
 	var b begun
 	watching := replying(func(f *flight, i int) {
-		a := answerOf(f.outcome)
-		reply(i, func() { x.answer(keyAnswer{i, a}) })
+		a := answerOf(f.outcome, now())
+		reply(i, func() { a.came = now(); x.answer(keyAnswer{i, a}) })
 	})
 	for i, key := range get.GetKeys() {
 		a, load := p.engine.answer(wire.String(key), wanted.of(i), &b)
@@ -272,7 +272,7 @@ func (p *process) serveGet(x *exchange, get *wire.Get, aged ids) {
 			load.watch(watching, i)
 			continue
 		}
-		reply(i, func() { x.answer(keyAnswer{i, a}) })
+		reply(i, func() { a.came = now(); x.answer(keyAnswer{i, a}) })
 	}
 	p.engine.run(p.life, b)
 }

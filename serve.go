@@ -66,7 +66,8 @@ func (e *engine) answer(key string, d demand, b *begun) (answer, *flight) {
 		e.store.shard(key).needed.Add(1)
 	}
 	r := e.ring()
-	it, stale, ok := e.store.getForPeer(key)
+	at := now() // once, for it costs as much as all the rest
+	it, stale, ok := e.store.getForPeer(key, at)
 	if d.held && (stale || !ok) {
 		return answer{status: wire.Status_NOT_MINE}, nil
 	}
@@ -76,11 +77,11 @@ func (e *engine) answer(key string, d demand, b *begun) (answer, *flight) {
 		_, _, _ = e.joinLoad(strings.Clone(key), 0, !r.left, b)
 	}
 	if ok {
-		a := answerOf(outcome{item: it})
+		a := answerOf(outcome{item: it}, at)
 		a.hot = e.meter != nil && e.meter.count(e.hash(key))
 		return a, nil
 	}
-	if !r.mayAct(e.hash(key), e.store.mayAct, now()) {
+	if !r.mayAct(e.hash(key), e.store.mayAct, at) {
 		return answer{status: wire.Status_NOT_MINE}, nil
 	}
 	if b == nil {
@@ -89,7 +90,7 @@ func (e *engine) answer(key string, d demand, b *begun) (answer, *flight) {
 	// Of no version: it may act by an older table only, and the next hit looks.
 	it, f, err := e.joinLoad(strings.Clone(key), 0, !r.left, b)
 	if f == nil {
-		return answerOf(outcome{item: it, err: err}), nil
+		return answerOf(outcome{item: it, err: err}, now()), nil
 	}
 	return answer{}, f
 }
@@ -119,11 +120,11 @@ func (e *engine) accepts(set *wire.Set) wire.Status {
 
 func (e *engine) mayAct(key string) bool { return e.ring().mayAct(e.hash(key), e.store.mayAct, now()) }
 
-// answerOf is how an outcome travels to a peer.
-func answerOf(out outcome) answer {
+// answerOf is how an outcome travels to a peer at a time.
+func answerOf(out outcome, at int64) answer {
 	a := answer{value: out.item.bytes}
 	if !out.item.fleeting {
-		a.ttl = time.Duration(max(out.item.expires-now(), 0)).Truncate(time.Millisecond)
+		a.ttl = time.Duration(max(out.item.expires-at, 0)).Truncate(time.Millisecond)
 	}
 	err := out.err
 	if err == nil {

@@ -102,7 +102,11 @@ const (
 // it. It is all that most hits do: no allocation, no lock but that of the lru's shard,
 // no system call without a node. The lru counts it.
 func (s *store) get(key string) (rec record, expires int64, seen sighting) {
-	at := s.clock.time()
+	return s.getAt(key, s.clock.time())
+}
+
+// getAt is get at a time.
+func (s *store) getAt(key string, at int64) (rec record, expires int64, seen sighting) {
 	rec, expires, ok := s.items.GetTerms(key, at)
 	switch {
 	case !ok:
@@ -114,17 +118,20 @@ func (s *store) get(key string) (rec record, expires int64, seen sighting) {
 	}
 }
 
-// getForPeer returns the item of key for a peer that asks: a use like any other, but
-// no Get.
-func (s *store) getForPeer(key string) (it item, stale, ok bool) {
+// getForPeer returns the item of key for a peer that asks at a time: a use like any other,
+// but no Get.
+func (s *store) getForPeer(key string, at int64) (it item, stale, ok bool) {
 	sh := s.shard(key)
 	sh.served.Add(1)
-	rec, expires, seen := s.get(key)
+	rec, expires, seen := s.getAt(key, at)
 	sh.notGets.Add(1)
 	if seen == missing {
 		return it, false, false
 	}
 	sh.uncount(rec)
+	if seen == plain {
+		return s.itemOf(rec, expires), false, true
+	}
 	return s.judge(key, rec, expires)
 }
 

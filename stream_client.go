@@ -311,22 +311,26 @@ func (s *stream) tell(err error) {
 
 func (s *stream) readAll() error {
 	var resp response
+	var heard, came int64
 	for {
 		frame, owned, err := s.in.next()
 		if err != nil {
 			return err
 		}
+		if n := s.in.heard.Load(); n != heard { // once for all that came together
+			heard, came = n, now()
+		}
 		if err := resp.parse(frame); err != nil {
 			return err
 		}
-		if err := s.dispatch(&resp, frame, owned); err != nil {
+		if err := s.dispatch(&resp, frame, owned, came); err != nil {
 			return err
 		}
 	}
 }
 
 // dispatch gives a response to the request that it belongs to.
-func (s *stream) dispatch(resp *response, frame []byte, owned bool) error {
+func (s *stream) dispatch(resp *response, frame []byte, owned bool, came int64) error {
 	if resp.id == 0 {
 		return nil // a heartbeat: that it came is all that counts
 	}
@@ -369,6 +373,7 @@ func (s *stream) dispatch(resp *response, frame []byte, owned bool) error {
 		if !owned || len(a.value) < len(frame)/2 {
 			a.value = strings.Clone(a.value)
 		}
+		a.came = came
 		q.answer(a)
 	}
 	s.tell(err)

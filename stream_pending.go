@@ -41,7 +41,7 @@ func (p *pendingGet) flightEnded(f *flight, i int) {
 		go p.answerError(f, i)
 		return
 	}
-	p.answer(f.key, i, answerOf(f.outcome))
+	p.answer(f.key, i, answerOf(f.outcome, now()))
 }
 
 // answerError is for loads that failed: what the error says is the user's code.
@@ -53,7 +53,7 @@ func (p *pendingGet) answerError(f *flight, i int) {
 		}
 		p.answer(f.key, i, a)
 	}()
-	a = answerOf(f.outcome)
+	a = answerOf(f.outcome, now())
 }
 
 func (p *pendingGet) answer(key string, i int, a answer) {
