@@ -12,13 +12,9 @@ import (
 // takes the leave for a death and goes on trying this process's address.
 const gossipFarewell = 3 * gossipInterval
 
-// farewellTries is how often they are told if a suspicion comes between each time, or if
-// less than farewellPackets went out, for this process got no processor (both arbitrary:
-// under a load that has everybody suspect everybody one in a hundred leaves goes unheard).
-const (
-	farewellTries   = 3
-	farewellPackets = 2
-)
+// farewellTries is how often they are told if a suspicion comes between each time (arbitrary:
+// under a load that has everybody suspect everybody one in a hundred does).
+const farewellTries = 3
 
 // leave tells the others that this process leaves, and returns when memberlist has
 // told enough of them, which takes 0.4 to 0.8 s, or with an error after timeout or
@@ -42,12 +38,12 @@ func (g *gossip) leave(timeout time.Duration, meanwhile func()) error {
 	g.change(stateLeaving)
 	timeout = max(timeout, time.Millisecond) // 0 would wait for ever
 	farewell := min(timeout/2, gossipFarewell)
-	before := g.packets.Load()
-	unheard := func() bool { return g.toTell() /* see announce */ || g.packets.Load() < before+farewellPackets }
 	tries := time.Duration(0)
-	for tries == 0 || tries < farewellTries && (tries+1)*farewell <= timeout/2 && unheard() {
+	for tries == 0 || tries < farewellTries && (tries+1)*farewell <= timeout/2 && g.toTell() { // see announce
 		tries++
-		if !g.wait(func() { _ = g.list.UpdateNode(farewell) }) {
+		// announce may have told it already; twice is worse than once, see gossipRepeat.
+		sent := min(gossipUpdateWait, farewell/2)
+		if g.toTell() && !g.wait(func() { _ = g.list.UpdateNode(sent) }) || !g.rest(farewell-sent) {
 			<-g.calls
 			return errGossipStopped
 		}
@@ -78,6 +74,22 @@ func (g *gossip) leave(timeout time.Duration, meanwhile func()) error {
 		return fmt.Errorf("peercache: gossip: %w", err)
 	}
 	return nil
+}
+
+// rest waits for a time, or until there is nobody to wait for, and reports whether it was
+// not stopped.
+func (g *gossip) rest(d time.Duration) bool {
+	if len(g.addrs()) == 0 {
+		return true
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-g.stopping:
+		return false
+	}
 }
 
 // wait runs f, which may outlive a stop as memberlist's waits do, and reports whether

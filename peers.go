@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -43,8 +44,6 @@ type gossip struct {
 	// mutex.
 	calls chan struct{}
 	left  bool // leave was called; guarded by calls
-
-	packets atomic.Int64 // with room for what is to be told, so far
 
 	wg sync.WaitGroup // all goroutines but memberlist's and the sockets'
 	mu struct {       // guards wg's Add against its Wait; what is known of members has another
@@ -111,6 +110,14 @@ const (
 	gossipUpdateWait = time.Millisecond
 	// Arbitrary: what is repeated was lost in a race, and seldom is twice.
 	gossipAnnounceRetry = 10 * time.Millisecond
+	// A new state is told gossipRepeats times more, each when the packets of the time before
+	// have gone out and, at random, not when those of others are repeated. memberlist (0.7.0) numbers what it has queued, from 1 again when the queue is empty,
+	// which it is for a moment when its only message is replaced: as the state of joining
+	// is by that of being active. Then the second message that comes after, if it is as
+	// long, gets the same number and takes its place
+	// (TestChangeIsToldThoughMemberlistLosesIt).
+	gossipRepeat  = time.Second
+	gossipRepeats = 2
 )
 
 var errGossipStopped = errors.New("peercache: gossip has stopped")
@@ -321,23 +328,34 @@ func (g *gossip) tell() {
 // UpdateNode must not be called from where a state is set: it takes the lock that
 // is held over our callbacks.
 func (g *gossip) announceChanges() {
+	var again <-chan time.Time
+	repeats := 0
 	for {
+		anew := false
 		select {
 		case <-g.wake:
+			anew, repeats = true, gossipRepeats
+		case <-again:
+			repeats--
 		case <-g.stopping:
 			return
 		}
-		for !g.announce() {
+		for !g.announce(anew) {
 			select {
 			case <-time.After(gossipAnnounceRetry):
 			case <-g.stopping:
 				return
 			}
 		}
+		again = nil
+		if repeats > 0 {
+			again = time.After(gossipRepeat*3/4 + rand.N(gossipRepeat/2))
+		}
 	}
 }
 
-// announce reports whether others will be told what there is to tell. That
+// announce reports whether others will be told what there is to tell, or once more what
+// they were told. That
 // UpdateNode returned says nothing:
 //
 //	UpdateNode                             a packet: "you are suspected"
@@ -347,14 +365,14 @@ func (g *gossip) announceChanges() {
 //	finds 8, drops its 7, returns
 //
 // (TestStateIsToldWhileSuspicionsAreDenied.)
-func (g *gossip) announce() bool {
+func (g *gossip) announce(anew bool) bool {
 	select {
 	case g.calls <- struct{}{}:
 	case <-g.stopping:
 		return true
 	}
 	defer func() { <-g.calls }()
-	if g.left || !g.toTell() {
+	if g.left || anew && !g.toTell() {
 		return true // having left, UpdateNode does nothing, and panics once memberlist has forgotten this process
 	}
 	// Its wait for the packets to be sent is of no use, and its error is that the
@@ -397,10 +415,10 @@ func (e gossipEvents) NodeMeta(int) []byte { return e.meta() }
 
 // Members are all that is gossiped: packets are lossy and small, and what has to
 // arrive goes to peers directly.
-func (gossipEvents) NotifyMsg([]byte)                  {}
-func (e gossipEvents) GetBroadcasts(int, int) [][]byte { e.packets.Add(1); return nil }
-func (gossipEvents) LocalState(bool) []byte            { return nil }
-func (gossipEvents) MergeRemoteState([]byte, bool)     {}
+func (gossipEvents) NotifyMsg([]byte)                {}
+func (gossipEvents) GetBroadcasts(int, int) [][]byte { return nil }
+func (gossipEvents) LocalState(bool) []byte          { return nil }
+func (gossipEvents) MergeRemoteState([]byte, bool)   {}
 
 // gossipTransport is the sockets as memberlist wants them.
 type gossipTransport struct {
