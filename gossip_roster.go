@@ -55,7 +55,7 @@ func newRoster(self member, addr string) (*roster, error) {
 	}
 	r := &roster{name: self.gossipName(), addr: addr, signal: make(chan struct{}, 1)}
 	r.mu.self = self
-	r.mu.meta = meta
+	r.mu.meta = padded(meta)
 	r.mu.peers = make(map[string]peerRecord)
 	r.mu.met = make(map[string]uint64)
 	return r, nil
@@ -167,7 +167,7 @@ func (r *roster) change(s state) bool {
 	if err != nil || r.mu.frozen || self == r.mu.self { // newRoster has seen all that can be wrong
 		return false
 	}
-	r.mu.self, r.mu.meta = self, meta
+	r.mu.self, r.mu.meta = self, padded(meta)
 	return true
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 
@@ -87,6 +88,13 @@ func (m member) meta() ([]byte, error) {
 	b = append(b, m.url...)
 	return b, nil
 }
+
+// maxPadding is how many bytes are appended for their number only.
+const maxPadding = 63
+
+// padded appends to encoded meta data a random number of bytes, which readers ignore: so
+// that messages of few members are as long as those of others, see gossipRepeat.
+func padded(meta []byte) []byte { return append(meta, make([]byte, rand.N(maxPadding+1))...) }
 
 var errMetaShort = errors.New("meta data ends too early")
 

@@ -110,14 +110,13 @@ const (
 	gossipUpdateWait = time.Millisecond
 	// Arbitrary: what is repeated was lost in a race, and seldom is twice.
 	gossipAnnounceRetry = 10 * time.Millisecond
-	// A new state is told gossipRepeats times more, each when the packets of the time before
-	// have gone out and, at random, not when those of others are repeated. memberlist (0.7.0) numbers what it has queued, from 1 again when the queue is empty,
+	// A new state is told once more when the packets of the first time have gone out and, at
+	// random, not when those of others are repeated. memberlist (0.7.0) numbers what it has queued, from 1 again when the queue is empty,
 	// which it is for a moment when its only message is replaced: as the state of joining
 	// is by that of being active. Then the second message that comes after, if it is as
 	// long, gets the same number and takes its place
-	// (TestChangeIsToldThoughMemberlistLosesIt).
-	gossipRepeat  = time.Second
-	gossipRepeats = 2
+	// (TestChangeIsToldThoughMemberlistLosesIt). Few are as long: see padded.
+	gossipRepeat = time.Second
 )
 
 var errGossipStopped = errors.New("peercache: gossip has stopped")
@@ -329,14 +328,12 @@ func (g *gossip) tell() {
 // is held over our callbacks.
 func (g *gossip) announceChanges() {
 	var again <-chan time.Time
-	repeats := 0
 	for {
 		anew := false
 		select {
 		case <-g.wake:
-			anew, repeats = true, gossipRepeats
+			anew = true
 		case <-again:
-			repeats--
 		case <-g.stopping:
 			return
 		}
@@ -348,7 +345,7 @@ func (g *gossip) announceChanges() {
 			}
 		}
 		again = nil
-		if repeats > 0 {
+		if anew {
 			again = time.After(gossipRepeat*3/4 + rand.N(gossipRepeat/2))
 		}
 	}
