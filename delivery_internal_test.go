@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -181,6 +183,25 @@ func TestOneThatMayServeYetHasNotConfirmed(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestPeerThatListensAnywhereRefusesNothing(t *testing.T) {
+	no := &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{fmt.Errorf("dial: %w", errors.Join(no)), true},
+		{fmt.Errorf("dial: %w", errors.Join(no, no)), true},
+		{fmt.Errorf("dial: %w", errors.Join(context.DeadlineExceeded, no)), false},
+		{no, true},
+		{errSilent, false},
+		{nil, false},
+	} {
+		if got := refused(c.err); got != c.want {
+			t.Errorf("refused(%v) = %v, want %v", c.err, got, c.want)
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	errs := []error{fmt.Errorf("peercache: dial %s", addr)}
+	var errs []error
 	deadline, _ := ctx.Deadline()
 	for i, ip := range ips {
 		if !dialable(ip) {
@@ -61,7 +61,7 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		}
 		errs = append(errs, err)
 	}
-	return nil, errors.Join(errs...)
+	return nil, fmt.Errorf("peercache: dial %s: %w", addr, errors.Join(errs...))
 }
 
 func dialable(ip netip.Addr) bool {

@@ -236,7 +236,6 @@ func TestNewcomerThatIsAskedAtOnceAsksWhoOwnedTheKeys(t *testing.T) {
 	}
 }
 
-// A leave may come before what a node holds has followed the last change of the ring.
 func TestCodecThatEndsItsGoroutineKeepsNoAnswerWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := cachetest.NewCluster(t, 1)
@@ -269,6 +268,7 @@ func TestCodecThatEndsItsGoroutineKeepsNoAnswerWaiting(t *testing.T) {
 	})
 }
 
+// A leave may come before what a node holds has followed the last change of the ring.
 func TestLeaveRightAfterAJoinCostsNoLoads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := cachetest.NewCluster(t, 3)

@@ -160,7 +160,7 @@ func constant(calls *atomic.Int32, v string, ttl time.Duration) peercache.Loader
 // for the code.
 func starvation(t *testing.T) (starved func() bool) {
 	t.Helper()
-	const pace, enough = 10 * time.Millisecond, 100 * time.Millisecond
+	const pace, enough = 10 * time.Millisecond, 150 * time.Millisecond
 	var longest atomic.Int64
 	go func() {
 		for ctx := t.Context(); ctx.Err() == nil; {

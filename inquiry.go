@@ -16,13 +16,14 @@ import (
 // errOverdue ends an inquiry that a peer has worked on for longer than a load may take.
 var errOverdue = errors.New("peercache: the peer takes longer than a load may")
 
-// An answer is what a peer says to one key.
+// An answer is what a peer says to one key. A message of two bytes a key has a thousand made
+// of it, so that its size counts.
 type answer struct {
 	status wire.Status
+	hot    bool // so many ask for the key that replicas are to be asked too
 	value  string
 	ttl    time.Duration // life that remains, in whole milliseconds; 0: not to be kept
 	text   string        // of an error
-	hot    bool          // so many ask for the key that replicas are to be asked too
 	came   int64         // when it came, from when its life counts
 }
 

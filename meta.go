@@ -25,6 +25,7 @@ import (
 //	boot       8 bytes, big endian
 //	zone       1 byte of length, then the bytes
 //	url        1 byte of length, then the bytes
+//	padding    1 byte of length, then so many zeros
 //
 // A later writer may append fields: a reader ignores what follows the url. A
 // change to what stands before it is a new version.
@@ -92,9 +93,12 @@ func (m member) meta() ([]byte, error) {
 // maxPadding is how many bytes are appended for their number only.
 const maxPadding = 63
 
-// padded appends to encoded meta data a random number of bytes, which readers ignore: so
-// that messages of few members are as long as those of others, see gossipRepeat.
-func padded(meta []byte) []byte { return append(meta, make([]byte, rand.N(maxPadding+1))...) }
+// padded appends the padding to encoded meta data, of a random length: so that messages of
+// few members are as long as those of others, see gossipRepeat.
+func padded(meta []byte) []byte {
+	n := rand.N(maxPadding + 1)
+	return append(append(meta, byte(n)), make([]byte, n)...)
+}
 
 var errMetaShort = errors.New("meta data ends too early")
 

@@ -112,8 +112,8 @@ const (
 	gossipAnnounceRetry = 10 * time.Millisecond
 	// A new state is told once more when the packets of the first time have gone out and, at
 	// random, not when those of others are repeated. memberlist (0.7.0) numbers what it has queued, from 1 again when the queue is empty,
-	// which it is for a moment when its only message is replaced: as the state of joining
-	// is by that of being active. Then the second message that comes after, if it is as
+	// which it is for a moment when all are taken out to be sent, or when its only message
+	// is replaced: as the state of joining is by that of being active. Then the second message that comes after, if it is as
 	// long, gets the same number and takes its place
 	// (TestChangeIsToldThoughMemberlistLosesIt). Few are as long: see padded.
 	gossipRepeat = time.Second

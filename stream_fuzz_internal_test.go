@@ -71,7 +71,7 @@ func addMessages(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	for _, n := range []int{wire.MaxKeys, wire.MaxKeys + 1, 8 * wire.MaxKeys} {
+	for _, n := range []int{wire.MaxKeys - 2, wire.MaxKeys, wire.MaxKeys + 1, 8 * wire.MaxKeys} {
 		f.Add(bytes.Repeat([]byte{tagResponseAnswers, 0}, n))
 		keys := bytes.Repeat([]byte{tagGetKeys, 0}, n)
 		f.Add(append(append([]byte{tagRequestGet}, uvarint(len(keys))...), keys...))
