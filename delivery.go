@@ -330,7 +330,7 @@ func refused(err error) bool {
 	case interface{ Unwrap() error }:
 		return refused(e.Unwrap())
 	default:
-		return err == syscall.ECONNREFUSED
+		return errors.Is(err, syscall.ECONNREFUSED)
 	}
 }
 
