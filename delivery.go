@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/peercache/peercache/internal/wire"
@@ -76,7 +75,6 @@ type box struct {
 	bytes   int        // of the parcels
 	behind  uint64     // the peer has to catch up with this process's ids up to here; 0: nothing was dropped
 	since   int64      // when the last was dropped
-	last    int64      // when the last was added
 	busy    bool       // a goroutine delivers
 	failing bool       // the last attempt failed
 	ended   bool       // the postman has forgotten the box: nothing may be added
@@ -206,7 +204,6 @@ func (b *box) add(parcels []parcel) bool {
 		return false
 	}
 	b.parcels = append(b.parcels, parcels...)
-	b.last = now()
 	for _, p := range parcels {
 		b.bytes += p.size()
 	}
@@ -305,33 +302,21 @@ func (b *box) deliver() {
 // departed reports whether the peer has left, when an attempt to reach it has failed. That
 // gossip says so is not enough: it says the same of one that was cut off while it was
 // leaving, and it may not have told yet that the process has started anew. So the peer has
-// to refuse connections, since all that the box holds was put in: what a dial brought
-// counts for redialLongest.
+// to refuse connections, since all that the box holds was sent: what a dial brought counts
+// for redialLongest.
 func (b *box) departed(err error) bool {
 	at, left := b.postman.with.net.departed(b.peer)
 	if !left {
 		return false
 	}
-	t := now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	asked := time.Duration(t-b.last) > redialLongest
-	return asked && refused(err) || time.Duration(t-at) > leavingLife
-}
-
-// refused reports whether nobody listens at any of the addresses that were dialled.
-func refused(err error) bool {
-	switch e := err.(type) { //nolint:errorlint // the tree is walked
-	case nil:
-		return false
-	case interface{ Unwrap() []error }:
-		errs := e.Unwrap()
-		return len(errs) > 0 && !slices.ContainsFunc(errs, func(err error) bool { return !refused(err) })
-	case interface{ Unwrap() error }:
-		return refused(e.Unwrap())
-	default:
-		return errors.Is(err, syscall.ECONNREFUSED)
+	sent := b.since
+	if n := len(b.parcels); n > 0 {
+		sent = b.parcels[n-1].since
 	}
+	t := now()
+	return refused(err) && time.Duration(t-sent) > redialLongest || time.Duration(t-at) > leavingLife
 }
 
 // next returns what goes out next, as much as fits a request, and how many were before it.

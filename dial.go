@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"syscall"
 	"time"
 )
 
@@ -62,6 +64,21 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		errs = append(errs, err)
 	}
 	return nil, fmt.Errorf("peercache: dial %s: %w", addr, errors.Join(errs...))
+}
+
+// refused reports whether nobody listens at any of the addresses that were dialled.
+func refused(err error) bool {
+	switch e := err.(type) { //nolint:errorlint // the tree is walked
+	case nil:
+		return false
+	case interface{ Unwrap() []error }:
+		errs := e.Unwrap()
+		return len(errs) > 0 && !slices.ContainsFunc(errs, func(err error) bool { return !refused(err) })
+	case interface{ Unwrap() error }:
+		return refused(e.Unwrap())
+	default:
+		return errors.Is(err, syscall.ECONNREFUSED)
+	}
 }
 
 func dialable(ip netip.Addr) bool {

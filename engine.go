@@ -176,7 +176,7 @@ func (e *engine) hit(key string, rec record, expires int64, seen sighting, b *be
 	case plain:
 		return e.store.itemOf(rec, expires), true
 	}
-	it, stale, ok := e.store.judge(key, rec, expires)
+	it, stale, ok := e.store.judge(key, rec, expires, now())
 	if !ok {
 		e.store.shard(key).uncount(rec)
 	}

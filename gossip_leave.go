@@ -37,22 +37,16 @@ func (g *gossip) leave(timeout time.Duration, meanwhile func()) error {
 	g.left = true
 	g.change(stateLeaving)
 	timeout = max(timeout, time.Millisecond) // 0 would wait for ever
-	farewell := min(timeout/2, gossipFarewell)
-	tries := time.Duration(0)
-	for tries == 0 || tries < farewellTries && (tries+1)*farewell <= timeout/2 && g.toTell() { // see announce
-		tries++
-		// announce may have told it already; twice is worse than once, see gossipRepeat.
-		sent := min(gossipUpdateWait, farewell/2)
-		if g.toTell() && !g.wait(func() { _ = g.list.UpdateNode(sent) }) || !g.rest(farewell-sent) {
-			<-g.calls
-			return errGossipStopped
-		}
+	spent, ok := g.tellLeaving(timeout / 2)
+	if !ok {
+		<-g.calls
+		return errGossipStopped
 	}
 	meanwhile()
 	done := make(chan error, 1)
 	// Not in wg: nothing ends memberlist's wait before its timeout. It can thus
 	// outlive a stop that interrupts it, in a select and touching nothing.
-	go func() { done <- g.list.Leave(timeout - tries*farewell) }()
+	go func() { done <- g.list.Leave(timeout - spent) }()
 	var (
 		err  error
 		over bool
@@ -76,8 +70,26 @@ func (g *gossip) leave(timeout time.Duration, meanwhile func()) error {
 	return nil
 }
 
-// rest waits for a time, or until there is nobody to wait for, and reports whether it was
-// not stopped.
+// tellLeaving gives others the time to hear that this process leaves, and says how much of
+// the limit that took. It is not ok if it was stopped.
+func (g *gossip) tellLeaving(limit time.Duration) (spent time.Duration, ok bool) {
+	each := min(limit, gossipFarewell)
+	sent := min(gossipUpdateWait, each/2)
+	for range farewellTries {
+		// announce may have told it already; twice is worse than once, see gossipRepeat.
+		if g.toTell() && !g.wait(func() { _ = g.list.UpdateNode(sent) }) || !g.rest(each-sent) {
+			return spent, false
+		}
+		spent += each
+		if !g.toTell() || spent+each > limit { // see announce
+			break
+		}
+	}
+	return spent, true
+}
+
+// rest waits for a time, unless there is nobody to tell, and reports whether it was not
+// stopped.
 func (g *gossip) rest(d time.Duration) bool {
 	if len(g.addrs()) == 0 {
 		return true

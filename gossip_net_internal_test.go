@@ -187,17 +187,24 @@ func bubbleGossip(t *testing.T, f func(t *testing.T, start func(name string, hos
 	})
 }
 
+// startJoined starts n processes, called n0, n1, and so on, that join the first.
+func startJoined(t *testing.T, n int, start func(name string, host int) *gossip) (all []*gossip) {
+	t.Helper()
+	for i := range n {
+		all = append(all, start(fmt.Sprint("n", i), i))
+		if i > 0 {
+			joinGossip(t, all[i], all[0].addr)
+		}
+	}
+	return all
+}
+
 func TestSilenceIsTakenForDeath(t *testing.T) {
 	bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, network *gossipNet) {
-		var all []*gossip
+		all := startJoined(t, 8, start)
 		var names []string
-		for i := range 8 {
-			g := start(fmt.Sprint("n", i), i)
+		for i := range all {
 			names = append(names, fmt.Sprintf("http://n%d joining", i))
-			if i > 0 {
-				joinGossip(t, g, all[0].addr)
-			}
-			all = append(all, g)
 		}
 		for _, g := range all {
 			awaitStates(t, g, time.Minute, strings.Join(names, ", ")) // packets may miss one, full exchanges do not
@@ -225,14 +232,7 @@ func TestChangeIsToldThoughMemberlistLosesIt(t *testing.T) {
 	missed := 0
 	for range 12 {
 		bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, _ *gossipNet) {
-			var all []*gossip
-			for i := range 4 {
-				g := start(fmt.Sprint("n", i), i)
-				if i > 0 {
-					joinGossip(t, g, all[0].addr)
-				}
-				all = append(all, g)
-			}
+			all := startJoined(t, 4, start)
 			time.Sleep(time.Minute)
 			for i := range 10 {
 				next := [...]state{stateActive, stateLeaving}[i%2]
@@ -258,14 +258,9 @@ func TestChangeIsToldThoughMemberlistLosesIt(t *testing.T) {
 func TestThoseWhoLeaveTogetherAreNotTakenForDead(t *testing.T) {
 	for range 10 {
 		bubbleGossip(t, func(t *testing.T, start func(string, int) *gossip, _ *gossipNet) {
-			var all []*gossip
-			for i := range 6 {
-				g := start(fmt.Sprint("n", i), i)
-				if i > 0 {
-					joinGossip(t, g, all[0].addr)
-				}
+			all := startJoined(t, 6, start)
+			for _, g := range all {
 				g.setState(stateActive)
-				all = append(all, g)
 			}
 			time.Sleep(time.Minute)
 			var wg sync.WaitGroup

@@ -154,26 +154,3 @@ func constant(calls *atomic.Int32, v string, ttl time.Duration) peercache.Loader
 		return v, ttl, nil
 	}
 }
-
-// starvation returns a function that reports whether a goroutine of the test has waited so
-// long for a processor since that a peer may be taken for silent, of which nothing follows
-// for the code.
-func starvation(t *testing.T) (starved func() bool) {
-	t.Helper()
-	const pace, enough = 10 * time.Millisecond, 150 * time.Millisecond
-	var longest atomic.Int64
-	go func() {
-		for ctx := t.Context(); ctx.Err() == nil; {
-			start := time.Now()
-			<-time.After(pace)
-			longest.Store(max(longest.Load(), int64(time.Since(start)-pace)))
-		}
-	}()
-	return func() bool {
-		d := time.Duration(longest.Load())
-		if d > enough {
-			t.Logf("NOT TESTED: no request without an answer, for a goroutine waited %v for a processor", d)
-		}
-		return d > enough
-	}
-}

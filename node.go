@@ -384,7 +384,8 @@ func (n *Node) audienceOf(others []string) *audience {
 	return a
 }
 
-// departed reports whether a process that was a member has left in all order.
+// departed reports whether a process that was a member has left, or SetPeers has removed it,
+// and when.
 func (n *Node) departed(peer string) (at int64, left bool) {
 	if g := n.gossiping(); g != nil {
 		return g.departed(peer)

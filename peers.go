@@ -111,11 +111,12 @@ const (
 	// Arbitrary: what is repeated was lost in a race, and seldom is twice.
 	gossipAnnounceRetry = 10 * time.Millisecond
 	// A new state is told once more when the packets of the first time have gone out and, at
-	// random, not when those of others are repeated. memberlist (0.7.0) numbers what it has queued, from 1 again when the queue is empty,
-	// which it is for a moment when all are taken out to be sent, or when its only message
-	// is replaced: as the state of joining is by that of being active. Then the second message that comes after, if it is as
-	// long, gets the same number and takes its place
-	// (TestChangeIsToldThoughMemberlistLosesIt). Few are as long: see padded.
+	// random, not when those of others are repeated. memberlist (0.7.0) numbers what it has
+	// queued, from 1 again when the queue is empty, which it is for a moment when all are
+	// taken out to be sent, or when its only message is replaced: as the state of joining is
+	// by that of being active. Then the second message that comes after, if it is as long,
+	// gets the same number and takes its place (TestChangeIsToldThoughMemberlistLosesIt).
+	// Few are as long: see padded.
 	gossipRepeat = time.Second
 )
 
@@ -351,9 +352,8 @@ func (g *gossip) announceChanges() {
 	}
 }
 
-// announce reports whether others will be told what there is to tell, or once more what
-// they were told. That
-// UpdateNode returned says nothing:
+// announce reports whether others will be told what there is to tell, or unless it is
+// anew, once more what they were told. That UpdateNode returned says nothing:
 //
 //	UpdateNode                             a packet: "you are suspected"
 //	takes the meta data and incarnation 7

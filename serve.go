@@ -78,9 +78,6 @@ func (e *engine) answer(key string, d demand, b *begun) (answer, *flight) {
 	}
 	if ok {
 		a := answerOf(outcome{item: it}, at)
-		if stale { // by now, which may be later
-			a.ttl = 0
-		}
 		a.hot = e.meter != nil && e.meter.count(e.hash(key))
 		return a, nil
 	}

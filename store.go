@@ -132,7 +132,7 @@ func (s *store) getForPeer(key string, at int64) (it item, stale, ok bool) {
 	if seen == plain {
 		return s.itemOf(rec, expires), false, true
 	}
-	return s.judge(key, rec, expires)
+	return s.judge(key, rec, expires, at)
 }
 
 // look returns the item of key if it may be served, for those who only look: it
@@ -142,14 +142,14 @@ func (s *store) look(key string) (it item, stale, ok bool) {
 	if !ok {
 		return it, false, false
 	}
-	return s.judge(key, rec, expires)
+	return s.judge(key, rec, expires, now())
 }
 
-// judge says of what the lru holds whether it may be served by now, and by this node.
-// It is stale if that is so only because of StaleFor.
-func (s *store) judge(key string, rec record, expires int64) (it item, stale, ok bool) {
+// judge says of what the lru holds whether it may be served at a time, and by this node.
+// It is stale if that is so only because of StaleFor. The time is the exact one: the coarse
+// clock cannot tell what is late in its life.
+func (s *store) judge(key string, rec record, expires, at int64) (it item, stale, ok bool) {
 	it = s.itemOf(rec, expires)
-	at := now() // the coarse clock cannot tell what is late in its life
 	if expires <= at {
 		return it, false, false
 	}
