@@ -282,19 +282,15 @@ func requireCaps(t rapid.TB, table *consistenthash.Table) {
 }
 
 // FuzzTable reads two sets of nodes, four bytes a node: which set, ID, weight
-// and zone.
+// and zone. They are few: a run looks at every slot of three tables, and what
+// takes many nodes is left to the tests above.
 func FuzzTable(f *testing.F) {
 	f.Add([]byte{}, uint64(0))
 	f.Add([]byte("0a1z1a1z"), uint64(1))
 	f.Add([]byte("2a1z2b\xffz2c\x80y2d\x00x2e1w0f2z1g3z2h1z2i1z2j1z1k1z"), uint64(2))
-	many := make([]byte, 0, 400)
-	for i := range byte(100) {
-		many = append(many, 2-i/98, 'A'+i, 1+i%3, i%2)
-	}
-	f.Add(many, uint64(3))
 	f.Fuzz(func(t *testing.T, data []byte, seed uint64) {
 		var sets [2][]consistenthash.Node
-		for node := range slices.Chunk(data[:min(len(data), 4*200)/4*4], 4) {
+		for node := range slices.Chunk(data[:min(len(data), 4*16)/4*4], 4) {
 			n := consistenthash.Node{ID: string(node[1:2]), Weight: int(int8(node[2])), Zone: string(node[3:])}
 			if node[1] == 0 {
 				n.ID = ""
