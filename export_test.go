@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/peercache/peercache/internal/wire"
 )
 
 // OwnersOf returns the URLs of the first n owners of key, as a cache's own
@@ -46,3 +48,9 @@ func InFlight[V any](c *Cache[V]) (flights, calls int) {
 
 // OnlyPrivate picks the address of this machine among those of its interfaces.
 func OnlyPrivate(addrs []netip.Addr) (netip.Addr, error) { return onlyPrivate(addrs) }
+
+// Peek asks a peer what it has in memory, as a load does after a change of the ring.
+func Peek(ctx context.Context, n *Node, peer, cache, key string) error {
+	_, err := n.call(ctx, peer, &wire.Request{Cache: cache, Op: &wire.Request_Peek{Peek: &wire.Peek{Keys: [][]byte{[]byte(key)}}}})
+	return err
+}

@@ -284,7 +284,7 @@ func (s *sender) push(batch []crate) (n, size int, err error) {
 	if len(push.GetEntries()) == 0 {
 		return n, 0, nil
 	}
-	if err = s.call(e, push, pushTimeout+time.Duration(size)*time.Second/slowestLink, start); err != nil {
+	if err = s.call(e, push, pushTimeout+transit(size), start); err != nil {
 		return 0, 0, err
 	}
 	e.store.shard(batch[0].key).handed.Add(int64(len(push.GetEntries())))

@@ -319,6 +319,9 @@ func (rw *responder) send(b []byte) {
 // release takes the deadlines back, for the connection may serve others next.
 func (rw *responder) release() { _ = rw.control.SetWriteDeadline(time.Time{}) }
 
+// transit is how long a request of so many bytes may take on its way.
+func transit(bytes int) time.Duration { return time.Duration(bytes) * time.Second / slowestLink }
+
 // exchange sends a peer a request by plain HTTP and gives its responses to each, which
 // may refuse one. The error is nil if the peer finished its answer. The peer's breaker
 // learns of it.
@@ -357,7 +360,7 @@ func (n *Node) converse(ctx context.Context, peer string, req *wire.Request, eac
 
 	// Connecting, with its handshake, has its time, and silence counts from when
 	// there is a connection. A transport that does not tell has both together.
-	patience := silenceTimeout + time.Duration(len(frame))*time.Second/slowestLink
+	patience := silenceTimeout + transit(len(frame))
 	silence := time.AfterFunc(dialTimeout+patience, func() { cancel(errSilent) })
 	defer silence.Stop()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{

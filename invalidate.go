@@ -151,7 +151,7 @@ func (e *engine) place(c *coherence, r *ring, next *removal, it item, ttl time.D
 			Key:   wire.Bytes(key),
 			Value: wire.Bytes(it.bytes),
 			TtlMs: uint64(max(e.capped(ttl)/time.Millisecond, 1)),
-		}}}, placeTimeout+time.Duration(len(it.bytes))*time.Second/slowestLink)
+		}}}, placeTimeout+transit(len(it.bytes)))
 		if err == nil {
 			return removals, tried
 		}

@@ -39,7 +39,7 @@ type stream struct {
 	slots      []slot
 	free       int32 // the first unused slot, -1 if all are used
 	pending    int   // used slots
-	unanswered int   // bytes of requests, those that were given up too
+	unanswered int   // bytes of the requests in them
 	retired    bool  // to be closed once nothing is pending
 	closed     bool
 	aged       uint64 // version of what the peer was told that it must have applied
@@ -51,7 +51,6 @@ type stream struct {
 	idle     int64       // since when nothing was asked
 	heard    int64       // in.heard, when it was last looked at
 	quiet    int64       // since when nothing was heard, while something was pending
-	patience int64       // silence counts from then on: a large request takes its time
 }
 
 // A slot is a request that waits for its answer.
@@ -97,7 +96,6 @@ func (s *stream) start() bool {
 	s.mu.Lock()
 	s.timer = time.AfterFunc(sweepInterval, s.sweep)
 	s.armLocked()
-	s.patience = s.coarse
 	s.unwatch = context.AfterFunc(s.node.life, func() { s.fail(errLeft) })
 	s.mu.Unlock()
 	if !s.node.background(s.read) {
@@ -230,8 +228,9 @@ func (s *stream) takeSlotLocked(patience time.Duration) *slot {
 // freeSlotLocked ends the use of a slot.
 func (s *stream) freeSlotLocked(sl *slot) {
 	s.pending--
+	s.unanswered -= sl.bytes
 	i := int32(sl.id & (1<<slotBits - 1))
-	sl.q, sl.reply, sl.busy = nil, nil, false
+	sl.q, sl.reply, sl.bytes, sl.busy = nil, nil, 0, false
 	sl.next = s.free
 	s.free = i
 }
@@ -278,17 +277,12 @@ func (s *stream) transact(ctx context.Context, req *wire.Request) (*wire.Respons
 	sl.bytes = len(frame)
 	s.unanswered += len(frame)
 	s.out.append(frame)
-	s.patience = max(s.patience, after(now(), time.Duration(s.out.size)*time.Second/slowestLink))
 	s.sendLocked()
 	select {
 	case <-r.done:
 		return r.resp, r.err
 	case <-ctx.Done():
-		s.mu.Lock()
-		if sl := s.slotLocked(id); sl != nil {
-			s.freeSlotLocked(sl)
-		}
-		s.mu.Unlock()
+		// The slot stays in use: the request may still be on its way, and the answer will come.
 		return nil, context.Cause(ctx)
 	}
 }
@@ -344,8 +338,6 @@ func (s *stream) dispatch(resp *response, frame []byte, owned bool, came int64) 
 	sl.left -= len(resp.answers)
 	last := sl.left <= 0 || r != nil || resp.status != wire.Status_OK
 	if last {
-		// Only here: what was given up may be on its way still.
-		s.unanswered -= sl.bytes
 		s.freeSlotLocked(sl)
 	} else {
 		sl.busy = true

@@ -106,19 +106,25 @@ func (s *stream) sweep() {
 	if s.pending > 0 || heard != s.heard { // most requests begin and end between two looks
 		s.idle = at
 	}
-	if heard != s.heard || s.pending == 0 || s.patience > at {
+	if heard != s.heard || s.pending == 0 {
 		s.heard, s.quiet = heard, at
 	}
 	var overdue []*inquiry
+	largest := 0
 	for i := range s.slots {
-		if sl := &s.slots[i]; sl.q != nil && !sl.busy && sl.until <= at {
+		sl := &s.slots[i]
+		if sl.q == nil && sl.reply == nil {
+			continue
+		}
+		largest = max(largest, sl.bytes)
+		if sl.q != nil && !sl.busy && sl.until <= at {
 			overdue = append(overdue, sl.q)
 			s.freeSlotLocked(sl)
 		}
 	}
 	var err error
 	switch unused := time.Duration(at - s.idle); {
-	case time.Duration(at-s.quiet) >= silenceTimeout:
+	case time.Duration(at-s.quiet) >= silenceTimeout+transit(largest):
 		err = errSilent
 	case s.pending == 0 && (s.retired || unused >= streamIdle):
 		err = errRetired

@@ -161,6 +161,35 @@ func TestOwnerThatDiesWhileItLoadsIsPassedOverAtOnce(t *testing.T) {
 	})
 }
 
+// Whether the peer is silent is looked at every 20 ms. What is asked just before has time
+// to arrive, and must not begin that of what has been asked long before anew.
+func TestSilenceIsNoticedWhateverElseIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 2)
+		caches := cachetest.Caches(c, "c", slowKeys(0), &peercache.Options{HotTTL: -1})
+		keys := otherKeys(c, caches[0], "k", 2)
+		wantValue(t, caches[0], keys[0])
+		time.Sleep(time.Second) // the stream is looked at again from the next request on
+		c.Pause(1)
+		start := time.Now()
+		asking, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		go func() {
+			for time.Sleep(20*time.Millisecond - time.Microsecond); asking.Err() == nil; time.Sleep(20 * time.Millisecond) {
+				go func() {
+					ctx, cancel := context.WithTimeout(asking, 50*time.Millisecond)
+					defer cancel()
+					_ = peercache.Peek(ctx, c.Node(0), c.Node(1).Self().URL, "c", strings.Repeat("k", 100))
+				}()
+			}
+		}()
+		wantValue(t, caches[0], keys[1])
+		if d := time.Since(start); d > 350*time.Millisecond {
+			t.Errorf("a Get waited %v for a silent peer, want 300ms", d)
+		}
+	})
+}
+
 func TestLeaveLosesNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := cachetest.NewCluster(t, 3)
