@@ -13,8 +13,10 @@ import (
 // for "none", and nothing narrower than an int64 can hold it.
 var base = time.Now()
 
-// never is an expiry that does not come.
-const never = math.MaxInt64
+const (
+	never = math.MaxInt64 // an expiry that does not come
+	past  = math.MinInt64 // a time at which nothing has expired
+)
 
 func now() int64 { return int64(time.Since(base)) }
 

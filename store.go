@@ -102,20 +102,38 @@ const (
 // it. It is all that most hits do: no allocation, no lock but that of the lru's shard,
 // no system call without a node. The lru counts it.
 func (s *store) get(key string) (rec record, expires int64, seen sighting) {
-	return s.getAt(key, s.clock.time())
+	// What is not there costs no reading of the clock.
+	rec, expires, ok := s.items.GetTerms(key, past)
+	if !ok {
+		return rec, 0, missing
+	}
+	at := s.clock.time()
+	seen = s.sighted(rec, expires, at)
+	if seen == doubtful && expires <= at {
+		// The lru drops it when it is looked for at that time, and counts that as a Get.
+		sh := s.shard(key)
+		sh.uncount(rec)
+		sh.notGets.Add(1)
+		return s.getAt(key, at)
+	}
+	return rec, expires, seen
 }
 
 // getAt is get at a time.
 func (s *store) getAt(key string, at int64) (rec record, expires int64, seen sighting) {
 	rec, expires, ok := s.items.GetTerms(key, at)
-	switch {
-	case !ok:
+	if !ok {
 		return rec, 0, missing
-	case expires-at <= s.margin, s.view != nil && (rec.ring != s.view().version || at > s.fence.until.Load()):
-		return rec, expires, doubtful
-	default:
-		return rec, expires, plain
 	}
+	return rec, expires, s.sighted(rec, expires, at)
+}
+
+// sighted says whether a record that is there at a time is to be judged.
+func (s *store) sighted(rec record, expires, at int64) sighting {
+	if expires-at <= s.margin || s.view != nil && (rec.ring != s.view().version || at > s.fence.until.Load()) {
+		return doubtful
+	}
+	return plain
 }
 
 // getForPeer returns the item of key for a peer that asks at a time: a use like any other,
@@ -138,7 +156,7 @@ func (s *store) getForPeer(key string, at int64) (it item, stale, ok bool) {
 // look returns the item of key if it may be served, for those who only look: it
 // counts nothing.
 func (s *store) look(key string) (it item, stale, ok bool) {
-	rec, expires, ok := s.items.PeekTerms(key, s.clock.time())
+	rec, expires, ok := s.items.PeekTerms(key, past)
 	if !ok {
 		return it, false, false
 	}

@@ -84,7 +84,7 @@ func keysOf(node *realNode, prefix string, n int) []string {
 
 func TestTimeoutsOfTheServerDoNotCutAStream(t *testing.T) {
 	t.Parallel() // it mostly waits
-	const timeout = 100 * time.Millisecond
+	const timeout = 250 * time.Millisecond
 	var conns atomic.Int32
 	load := func(_ context.Context, key string) (string, time.Duration, error) {
 		<-time.After(3 * timeout)
