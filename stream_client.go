@@ -44,13 +44,13 @@ type stream struct {
 	closed     bool
 	aged       uint64 // version of what the peer was told that it must have applied
 
-	timer    *time.Timer // calls sweep
-	lazy     bool        // and that not soon
-	unwatch  func() bool // has the node's end forget the stream
-	coarse   int64       // the time, a sweep ago at most
-	idle     int64       // since when nothing was asked
-	heard    int64       // in.heard, when it was last looked at
-	quiet    int64       // since when nothing was heard, while something was pending
+	timer   *time.Timer // calls sweep
+	lazy    bool        // and that not soon
+	unwatch func() bool // has the node's end forget the stream
+	coarse  int64       // the time, a sweep ago at most
+	idle    int64       // since when nothing was asked
+	heard   int64       // in.heard, when it was last looked at
+	quiet   int64       // since when nothing was heard, while something was pending
 }
 
 // A slot is a request that waits for its answer.

@@ -110,7 +110,7 @@ func (s *stream) sweep() {
 		s.heard, s.quiet = heard, at
 	}
 	var overdue []*inquiry
-	largest := 0
+	largest := 0 // bytes of a request, which may be on its way still
 	for i := range s.slots {
 		sl := &s.slots[i]
 		if sl.q == nil && sl.reply == nil {
@@ -124,7 +124,7 @@ func (s *stream) sweep() {
 	}
 	var err error
 	switch unused := time.Duration(at - s.idle); {
-	case time.Duration(at-s.quiet) >= silenceTimeout+transit(largest):
+	case time.Duration(at-s.quiet) >= silenceTimeout+transit(largest).Truncate(sweepInterval):
 		err = errSilent
 	case s.pending == 0 && (s.retired || unused >= streamIdle):
 		err = errRetired

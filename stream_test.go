@@ -184,7 +184,7 @@ func TestSilenceIsNoticedWhateverElseIsAsked(t *testing.T) {
 			}
 		}()
 		wantValue(t, caches[0], keys[1])
-		if d := time.Since(start); d > 350*time.Millisecond {
+		if d := time.Since(start); d > 300*time.Millisecond {
 			t.Errorf("a Get waited %v for a silent peer, want 300ms", d)
 		}
 	})
