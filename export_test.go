@@ -46,6 +46,12 @@ func InFlight[V any](c *Cache[V]) (flights, calls int) {
 	return flights, g.running + len(g.waiting)
 }
 
+// TellsState reports whether gossip tells others the state that the node is in.
+func TellsState(n *Node) bool {
+	g := n.gossiping()
+	return g != nil && !g.toTell()
+}
+
 // OnlyPrivate picks the address of this machine among those of its interfaces.
 func OnlyPrivate(addrs []netip.Addr) (netip.Addr, error) { return onlyPrivate(addrs) }
 

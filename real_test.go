@@ -79,6 +79,8 @@ func newReal(t *testing.T, load peercache.Loader[string], seeds ...string) *real
 	if err := n.Join(t.Context(), seeds...); err != nil {
 		t.Fatal(err)
 	}
+	// Whoever joins by it finds an active member.
+	eventually(t, "gossip tells that the node is active", func() bool { return peercache.TellsState(n.Node) })
 	return n
 }
 
