@@ -60,3 +60,14 @@ func Peek(ctx context.Context, n *Node, peer, cache, key string) error {
 	_, err := n.call(ctx, peer, &wire.Request{Cache: cache, Op: &wire.Request_Peek{Peek: &wire.Peek{Keys: [][]byte{[]byte(key)}}}})
 	return err
 }
+
+// Pending returns how many requests to a peer wait on streams for their answers, and their bytes.
+func Pending(n *Node, peer string) (requests, bytes int) {
+	for s := range n.link(peer).live {
+		s.mu.Lock()
+		requests += s.pending
+		bytes += s.unanswered
+		s.mu.Unlock()
+	}
+	return requests, bytes
+}

@@ -65,8 +65,13 @@ type slot struct {
 	next  int32 // unused slot
 }
 
-// slotBits are the bits of an id that are an index.
-const slotBits = 13
+const (
+	// slotBits are the bits of an id that are an index.
+	slotBits = 13
+
+	// maxSlots is how many slots have an index.
+	maxSlots = 1 << slotBits
+)
 
 // A reply is what a request gets that is no inquiry.
 type reply struct {
@@ -113,7 +118,7 @@ func (s *stream) ask(q *inquiry) bool {
 		s.mu.Unlock()
 		return false
 	}
-	if s.out.size > maxQueued || s.pending >= 2*maxInFlight {
+	if s.out.size > maxQueued || s.pending >= maxSlots {
 		s.mu.Unlock()
 		s.link.refuse(q)
 		return true
@@ -254,6 +259,10 @@ func (s *stream) transact(ctx context.Context, req *wire.Request) (*wire.Respons
 	if s.closed {
 		s.mu.Unlock()
 		return nil, io.EOF
+	}
+	if s.pending >= maxSlots {
+		s.mu.Unlock()
+		return nil, statusError(wire.Status_BUSY, crowded)
 	}
 	sl := s.takeSlotLocked(never)
 	sl.reply, sl.left = r, 1

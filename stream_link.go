@@ -141,12 +141,15 @@ func (l *link) end(q *inquiry, err error) {
 	q.end(err)
 }
 
-// refuse ends an inquiry because too much is under way.
+// crowded is what is said where too much is under way.
+const crowded = "too many requests to this peer are under way"
+
+// refuse ends an inquiry because of that.
 func (l *link) refuse(q *inquiry) {
 	l.abandoned()
 	l.flying.Add(-1)
 	for i := range q.flights {
-		q.answer(keyAnswer{i, answer{status: wire.Status_BUSY, text: "too many requests to this peer are under way"}})
+		q.answer(keyAnswer{i, answer{status: wire.Status_BUSY, text: crowded}})
 	}
 	q.end(nil)
 }

@@ -190,6 +190,65 @@ func TestSilenceIsNoticedWhateverElseIsAsked(t *testing.T) {
 	})
 }
 
+func TestLargeRequestHasTimeToArrive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cachetest.NewCluster(t, 2)
+		caches := cachetest.Caches(c, "c", slowKeys(0), &peercache.Options{HotTTL: -1})
+		wantValue(t, caches[0], otherKeys(c, caches[0], "k", 1)[0])
+		peer := c.Node(1).Self().URL
+		c.Delay(1, 20*time.Millisecond) // for every 256 KiB, which is all that is on its way at once
+		start := time.Now()
+		if err := peercache.Peek(t.Context(), c.Node(0), peer, "c", strings.Repeat("k", 8<<20)); err != nil {
+			t.Errorf("8 MiB, at more than 12 a second: %v", err)
+		}
+		if d := time.Since(start); d < 600*time.Millisecond {
+			t.Fatalf("8 MiB took %v, which is not long enough to be a test", d)
+		}
+		if s := c.Node(0).Stats(); s.Streams != 1 {
+			t.Errorf("%d streams, want the one of before", s.Streams)
+		}
+	})
+}
+
+func TestRequestsThatWereGivenUpAreOverWhenTheyAreAnswered(t *testing.T) {
+	for name, n := range map[string]int{"some": 20, "more than a stream takes": 9000} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := cachetest.NewCluster(t, 2)
+				caches := cachetest.Caches(c, "c", slowKeys(0), &peercache.Options{HotTTL: -1})
+				keys := otherKeys(c, caches[0], "k", 2)
+				wantValue(t, caches[0], keys[0])
+				peer := c.Node(1).Self().URL
+				c.Pause(1)
+				var wg sync.WaitGroup
+				var busy atomic.Int64
+				for range n {
+					wg.Go(func() {
+						ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+						defer cancel()
+						if err := peercache.Peek(ctx, c.Node(0), peer, "c", "k"); errors.Is(err, peercache.ErrOverloaded) {
+							busy.Add(1)
+						}
+					})
+				}
+				wg.Wait()
+				if requests, bytes := peercache.Pending(c.Node(0), peer); requests != n-int(busy.Load()) || requests > 8192 || bytes == 0 {
+					t.Errorf("%d requests wait, of %d bytes, and %d of %d were refused", requests, bytes, busy.Load(), n)
+				}
+				c.Resume(1)
+				time.Sleep(20 * time.Millisecond)
+				if requests, bytes := peercache.Pending(c.Node(0), peer); requests != 0 || bytes != 0 {
+					t.Errorf("%d requests wait, of %d bytes, after all are answered", requests, bytes)
+				}
+				wantValue(t, caches[0], keys[1])
+				if s := c.Node(0).Stats(); s.Streams != 1 || s.Silences != 0 {
+					t.Errorf("%d streams, %d silences, want the one of before", s.Streams, s.Silences)
+				}
+			})
+		})
+	}
+}
+
 func TestLeaveLosesNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := cachetest.NewCluster(t, 3)
